@@ -1,0 +1,102 @@
+"""What the command line prints: one JSON object, or tables for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+METHODS = ("model", "markov", "item_knn", "popularity", "oracle")
+PIPE_WIDTH = 160
+"""Columns of a table when stdout is no terminal; rich's own 80 would fold most lines."""
+
+
+def print_json(result: Any) -> None:
+    """Print one JSON object on one line."""
+    print(json.dumps(_plain(result), allow_nan=False))
+
+
+def print_text(text: str) -> None:
+    """Print a finished text as it is."""
+    sys.stdout.write(text)
+
+
+def _plain(value: Any) -> Any:
+    """`value` with what JSON knows only: NaN and infinities become null, NumPy numbers numbers."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "tolist"):  # NumPy arrays and scalars, tensors
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (str, int, type(None))):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def show_fields(result: Mapping[str, Any]) -> None:
+    """A table of every value, one a line, under its dotted key."""
+    _print_table(("", ""), list(_flat(result).items()))
+
+
+def show_metrics(result: Mapping[str, Any]) -> None:
+    """A table with a line a method and a column a metric, then whatever else there is."""
+    methods = [name for name in METHODS if isinstance(result.get(name), Mapping)]
+    metrics = list(dict.fromkeys(metric for name in methods for metric in result[name]))
+    rows = [(name, *(result[name].get(metric, "") for metric in metrics)) for name in methods]
+    _print_table(("", *metrics), rows)
+    rest = {key: value for key, value in result.items() if key not in methods}
+    if rest:
+        show_fields(rest)
+
+
+def show_recommendations(result: Mapping[str, Any]) -> None:
+    """A table of the items, best first, then what they were computed from."""
+    items = result["items"]
+    columns = list(dict.fromkeys(key for item in items for key in item))
+    rows = [(place, *(item.get(key, "") for key in columns)) for place, item in enumerate(items, 1)]
+    _print_table(("", *columns), rows)
+    show_fields({key: value for key, value in result.items() if key != "items"})
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(inner) for inner in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
+    return "-" if value is None else str(value)
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text  # ids and titles may hold what rich takes for markup
+
+    table = Table(box=SIMPLE_HEAD, show_header=any(columns))
+    for column in columns:
+        table.add_column(Text(column), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_text(value)) for value in row))
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
