@@ -1,0 +1,118 @@
+"""Writing files so that no half-written one is ever taken for a whole one.
+
+Everything is written to a sibling, flushed to the disk and renamed; a rename within one folder is atomic.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from recgpt.errors import RecGPTError
+
+TMP_PREFIX = ".tmp-"
+
+
+@contextmanager
+def full_disk_told(path: Path) -> Iterator[None]:
+    """Turn "no space left" into one clear line that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RecGPTError(
+            f"{path}: no space left on the disk; free some and run the same command again"
+        ) from error
+
+
+def fsync_path(path: Path) -> None:
+    """Flush one file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sibling(path: Path) -> Path:
+    return path.parent / f"{TMP_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}"
+
+
+def atomic_write_bytes(path: str | Path, data: bytes) -> None:
+    """Write `data` to `path`: the old content or the new one is there, never a part."""
+    path = Path(path)
+    temporary = _sibling(path)
+    with full_disk_told(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            fsync_path(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def atomic_write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8; see `atomic_write_bytes`."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON; NaN is refused, so that every reader can parse it."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    atomic_write_text(path, text + "\n")
+
+
+@contextmanager
+def atomic_dir(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary sibling folder that becomes `path` when the block ends well.
+
+    An existing `path` is replaced. When the block fails, the temporary folder is removed and `path` is untouched.
+    """
+    path = Path(path)
+    temporary = _sibling(path)
+    with full_disk_told(path):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            for entry in sorted(temporary.rglob("*")):
+                fsync_path(entry)
+            fsync_path(temporary)
+            replace_dir(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_dir(source: Path, path: Path) -> None:
+    """Rename folder `source` to `path`, moving an existing `path` away first."""
+    if path.exists():
+        old = _sibling(path)
+        os.replace(path, old)
+        os.replace(source, path)
+        shutil.rmtree(old)
+    else:
+        os.replace(source, path)
+    fsync_path(path.parent)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files and folders that a killed process left in `folder`."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return
+    for entry in folder.glob(f"{TMP_PREFIX}*"):
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
