@@ -1,0 +1,1 @@
+"""From an event log to sequences and batches."""

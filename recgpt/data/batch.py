@@ -1,0 +1,182 @@
+"""EventBatch: padded windows of events as tensors, with their next-item targets.
+
+B sequences, T events (right-padded), U distinct items among inputs and targets, N targets. Position t of a sequence is the state
+that has seen its first t events (t = 0: none), so there are T + 1 positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recgpt.data.events import NO_TIME, Events
+from recgpt.data.items import ItemTable
+
+UNKNOWN_GAP = 0
+MAX_GAP_BUCKET = 32
+
+
+@dataclass(frozen=True)
+class EventBatch:
+    """Tensors of B windows.
+
+    Attributes:
+        items: int64 [U] hashes of the distinct items.
+        item: int64 [B, T] rows of `items`; padding holds row 0.
+        length: int64 [B] events of each window.
+        gap: int64 [B, T] buckets of the time since the previous event in the window, 0 = unknown.
+        outcomes: name -> float32 [B, T], NaN = unknown.
+        context: name -> int64 or float32 [B, T].
+        features: name -> int64 or float32 [U], static features of the items.
+        content: float32 [U, dc] content vectors, NaN rows = none; or None.
+        position: int64 [N] the predicting position of each target, flattened over [B, T + 1].
+        target: int64 [N] rows of `items`.
+    """
+
+    items: Tensor
+    item: Tensor
+    length: Tensor
+    gap: Tensor
+    outcomes: dict[str, Tensor] = field(default_factory=dict)
+    context: dict[str, Tensor] = field(default_factory=dict)
+    features: dict[str, Tensor] = field(default_factory=dict)
+    content: Tensor | None = None
+    position: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    target: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    def to(self, device: torch.device | str) -> EventBatch:
+        """The same batch on a device."""
+
+        def move(value):  # type: ignore[no-untyped-def]
+            if isinstance(value, dict):
+                return {name: tensor.to(device) for name, tensor in value.items()}
+            return None if value is None else value.to(device)
+
+        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+
+
+def tensor(array: NDArray) -> Tensor:
+    """A tensor over an array's memory, or over a copy where that is read-only (torch would warn)."""
+    return torch.from_numpy(array if array.flags.writeable and array.flags.c_contiguous else array.copy())
+
+
+def gap_buckets(time: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Buckets 1 + floor(log2(1 + seconds)) of the gaps between successive events, at most 33.
+
+    The first event of a run, and any gap that touches an unknown time, is unknown (0); a backward step counts as 0 seconds.
+
+    Args:
+        time: int64 [N] microseconds or `NO_TIME`.
+    """
+    buckets = np.zeros(len(time), np.int64)
+    if len(time) > 1:
+        known = (time[1:] != NO_TIME) & (time[:-1] != NO_TIME)
+        seconds = np.where(known, time[1:] - np.where(known, time[:-1], 0), 0).clip(0) / 1e6
+        log = np.floor(np.log2(1 + seconds)).astype(np.int64)
+        buckets[1:] = np.where(known, 1 + log.clip(0, MAX_GAP_BUCKET), UNKNOWN_GAP)
+    return buckets
+
+
+def pad(columns: Sequence[NDArray], width: int, fill: float | int) -> Tensor:
+    """Right-pad B arrays of at most `width` values into [B, width]."""
+    out = np.full((len(columns), width), fill, columns[0].dtype)
+    for row, column in enumerate(columns):
+        out[row, : len(column)] = column
+    return torch.from_numpy(out)
+
+
+def collate(
+    windows: Sequence[Events],
+    items: ItemTable,
+    targets: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]] | None = None,
+    width: int | None = None,
+) -> EventBatch:
+    """Build a batch.
+
+    Args:
+        windows: the input events of each sequence.
+        items: where static features and content vectors come from.
+        targets: per sequence, the predicting positions (0 .. its length) and the hashes of the items to predict.
+        width: T; default the longest window.
+    """
+    width = max(1, *(len(window) for window in windows)) if width is None else width
+    hashes = [window.item for window in windows]
+    wanted = [hash for _, hash in targets] if targets else []
+    distinct, inverse = np.unique(np.concatenate(hashes + wanted), return_inverse=True)
+    if len(distinct) == 0:
+        distinct = np.zeros(1, np.int64)
+    lengths = np.array([len(window) for window in windows], np.int64)
+    ends = np.cumsum(lengths)
+    rows = np.split(inverse[: ends[-1]], ends[:-1])
+    position = np.zeros(0, np.int64)
+    if targets:
+        starts = np.arange(len(windows)) * (width + 1)
+        position = np.concatenate([s + p for s, (p, _) in zip(starts, targets, strict=True)])
+    features, content = item_columns(items, distinct)
+    first = windows[0]
+    return EventBatch(
+        items=torch.from_numpy(distinct),
+        item=pad(rows, width, 0),
+        length=torch.from_numpy(lengths),
+        gap=pad([gap_buckets(window.time) for window in windows], width, UNKNOWN_GAP),
+        outcomes={name: pad([w.outcomes[name] for w in windows], width, np.nan) for name in first.outcomes},
+        context={
+            name: pad([w.context[name] for w in windows], width, _unknown(column))
+            for name, column in first.context.items()
+        },
+        features=features,
+        content=content,
+        position=torch.from_numpy(position),
+        target=torch.from_numpy(inverse[ends[-1] :]),
+    )
+
+
+def chunk_batch(events: Events, gap: NDArray[np.int64], items: ItemTable, width: int) -> EventBatch:
+    """One sequence padded to `width` events, every event with a row of its own in `items`: shapes depend on nothing else.
+
+    Args:
+        events: at most `width` of them.
+        gap: their buckets, which may look at events before these.
+        items: where static features and content vectors come from.
+        width: T, and U.
+    """
+    hashes = pad([events.item], width, 0)[0]
+    features, content = item_columns(items, hashes.numpy())
+    return EventBatch(
+        items=hashes,
+        item=torch.arange(width)[None],
+        length=torch.tensor([len(events)]),
+        gap=pad([gap], width, UNKNOWN_GAP),
+        outcomes={name: pad([column], width, np.nan) for name, column in events.outcomes.items()},
+        context={name: pad([column], width, _unknown(column)) for name, column in events.context.items()},
+        features=features,
+        content=content,
+    )
+
+
+def _unknown(column: NDArray) -> int | float:
+    return 0 if column.dtype == np.int64 else np.nan
+
+
+def item_columns(items: ItemTable, hashes: NDArray[np.int64]) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Static features [U] and content vectors [U, dc] of item hashes; unknown items have none."""
+    if not items.features and items.embedding is None:
+        return {}, None
+    rows = items.rows(hashes)
+    unknown = rows < 0
+    features = {}
+    for name, column in items.features.items():
+        values = column[rows] if len(column) else np.zeros(len(rows), column.dtype)
+        values[unknown] = _unknown(column)
+        features[name] = torch.from_numpy(values)
+    content = None
+    if items.embedding is not None:
+        vectors = items.embedding[rows]
+        vectors[unknown] = np.nan
+        content = torch.from_numpy(vectors)
+    return features, content

@@ -1,0 +1,83 @@
+"""The one place that speaks to the query engine; everything else is Ibis expressions, which other engines run too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
+    import pyarrow as pa
+
+FILE, ROW, KEEP = "__file", "__row", "__keep"
+"""Columns that `Engine.parquet` and `Engine.condition` add: file number, row within it, the `where` condition."""
+
+
+class Engine:
+    """DuckDB through Ibis within a memory limit; sorts and joins beyond it spill to `scratch`.
+
+    Args:
+        memory_limit: such as "2GB".
+        scratch: folder for spilled data; it need not exist.
+    """
+
+    def __init__(self, memory_limit: str, scratch: Path) -> None:
+        import ibis
+
+        self.backend = ibis.duckdb.connect(
+            memory_limit=memory_limit,
+            temp_directory=str(scratch),
+            preserve_insertion_order=False,  # order comes from the row numbers; keeping it costs memory
+            autoinstall_known_extensions=False,
+            autoload_known_extensions=False,
+        )
+        self.backend.raw_sql("SET TimeZone = 'UTC'")
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.backend.disconnect()
+
+    def parquet(self, name: str, paths: Sequence[Path]) -> ir.Table:
+        """A view of Parquet files with two more columns: the file's number and the row's number in it."""
+        files = ", ".join(quote_text(str(path)) for path in paths)
+        self.backend.raw_sql(
+            f'CREATE VIEW {quote_name(name)} AS SELECT *, file_index::BIGINT AS "{FILE}",'
+            f' file_row_number AS "{ROW}" FROM read_parquet([{files}], union_by_name = true)'
+        )
+        return self.backend.table(name)
+
+    def condition(self, name: str, table: ir.Table, sql: str) -> ir.Table:
+        """A view of `table` with one more column, the boolean SQL expression."""
+        self.backend.raw_sql(
+            f'CREATE VIEW {quote_name(name)} AS SELECT *, ({sql}) AS "{KEEP}" FROM {quote_name(table.get_name())}'
+        )
+        return self.backend.table(name)
+
+    def arrow(self, name: str, table: pa.Table) -> ir.Table:
+        """A view of an Arrow table in memory."""
+        self.backend.con.register(name, table)
+        return self.backend.table(name)
+
+    def fetch(self, expression: ir.Table) -> pa.Table:
+        """Run an expression and hold its result in memory."""
+        return self.batches(expression, 1 << 20).read_all()
+
+    def batches(self, expression: ir.Table, rows: int) -> pa.RecordBatchReader:
+        """Run an expression and stream its result in batches of about `rows` rows."""
+        return self.backend.con.sql(self.backend.compile(expression)).to_arrow_reader(rows)
+
+
+def quote_text(text: str) -> str:
+    """A SQL text literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def quote_name(name: str) -> str:
+    """A SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'

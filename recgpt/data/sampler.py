@@ -1,0 +1,128 @@
+"""Training windows and their order: a pure function of (seed, epoch, rank), so that a position is two integers.
+
+Windows are [kS, kS + W) of a user's training events; only positions n with start(n) = kS carry a target, so every event is
+predicted once, from exactly the events that a state at its n reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recgpt.data.batch import EventBatch, collate
+from recgpt.data.prepared import Prepared
+from recgpt.data.window import WindowConfig
+
+BUCKET = 32
+COUNT_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Windows:
+    """M training windows.
+
+    Attributes:
+        first: int64 [M] global position of the window's first event.
+        length: int64 [M] input events.
+        skip: int64 [M] positions before this one carry no target (an earlier window predicts them).
+        n_targets: int64 [M] targets of the window.
+    """
+
+    first: NDArray[np.int64]
+    length: NDArray[np.int64]
+    skip: NDArray[np.int64]
+    n_targets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def training_windows(prepared: Prepared, window: WindowConfig) -> Windows:
+    """All training windows that hold a target, in user order."""
+    users = prepared.users
+    last = users.train_end - 1  # the last event to predict is at position train_end - 1, from the events before it
+    count = np.where(last >= 0, window.start(np.maximum(last, 0)) // window.S + 1, 0)
+    user = np.repeat(np.arange(len(count)), count)
+    k = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
+    start = k * window.S
+    length = np.minimum(window.length, last[user] - start)
+    skip = np.where(k > 0, window.length - window.S + 1, 0)
+    first = users.offset[user] + start
+    n_targets = count_targets(prepared, first + skip, first + length + 1)
+    keep = n_targets > 0
+    return Windows(first[keep], length[keep], skip[keep], n_targets[keep])
+
+
+def count_targets(prepared: Prepared, start: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many targets lie in [start, stop) of the log, for each of M ranges; reads the log once in blocks."""
+    before_start, before_stop = np.zeros(len(start), np.int64), np.zeros(len(stop), np.int64)
+    total = 0
+    for first in range(0, prepared.n_events, COUNT_BLOCK):
+        target = prepared.events(first, min(first + COUNT_BLOCK, prepared.n_events)).target
+        running = total + np.concatenate(([0], np.cumsum(target)))
+        for place, count in ((start, before_start), (stop, before_stop)):
+            here = (place >= first) & (place < first + len(running))
+            count[here] = running[place[here] - first]
+        total = int(running[-1])
+    return before_stop - before_start
+
+
+class TrainingBatches:
+    """The batches of each epoch, in length buckets.
+
+    Args:
+        prepared: the log.
+        window: the window rule.
+        tokens: padded events of a batch, at most (one window may exceed it).
+        seed: run seed.
+        rank: this process among `world`.
+        world: processes that share the windows.
+    """
+
+    def __init__(
+        self, prepared: Prepared, window: WindowConfig, tokens: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.prepared, self.tokens, self.seed = prepared, tokens, seed
+        self.rank, self.world = rank, world
+        self.windows = training_windows(prepared, window)
+        self.widths = np.clip(-(-self.windows.length // BUCKET) * BUCKET, min(BUCKET, window.length), window.length)
+        self._order: tuple[int, list[NDArray[np.int64]]] | None = None
+
+    def order(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The rows of `windows` in each batch of an epoch."""
+        if self._order is not None and self._order[0] == epoch:
+            return self._order[1]
+        rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        mine = rng.permutation(len(self.windows))
+        batches = []
+        for width in np.unique(self.widths):
+            rows = mine[self.widths[mine] == width]
+            size = max(1, self.tokens // int(width))
+            batches += [rows[i : i + size] for i in range(0, len(rows), size)]
+        rng.shuffle(batches)
+        share = -(-len(batches) // self.world)  # every rank takes as many steps, so that none waits for ever
+        batches = [batches[i % len(batches)] for i in range(share * self.world)] if batches else []
+        self._order = (epoch, batches[self.rank :: self.world])
+        return self._order[1]
+
+    def __len__(self) -> int:
+        return len(self.order(0))
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[EventBatch]:
+        """The batches of one epoch after the first `skip`."""
+        for rows in self.order(epoch)[skip:]:
+            yield self.batch(rows)
+
+    def batch(self, rows: NDArray[np.int64]) -> EventBatch:
+        """The batch of some windows."""
+        inputs, targets = [], []
+        for row in rows:
+            first, length, skip = (int(column[row]) for column in (self.windows.first, self.windows.length, self.windows.skip))
+            events = self.prepared.events(first, first + length + 1)
+            position = np.flatnonzero(events.target[skip:]) + skip
+            inputs.append(events[:length])
+            targets.append((position, events.item[position]))
+        return collate(inputs, self.prepared.items, targets, int(self.widths[rows].max()))

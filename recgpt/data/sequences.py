@@ -1,0 +1,199 @@
+"""The streaming pass over the sorted events: copies, ties, splits, counts, and the final Parquet parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from recgpt.data.events import NO_TIME
+from recgpt.data.schema import DataConfig
+from recgpt.data.split import UserSplit, split_users
+
+EVENTS_PER_PART = 1 << 23
+ROW_GROUP = 1 << 19
+USER_COLUMNS = (
+    "hash", "offset", "n_events", "train_end", "valid_history", "valid_target", "test_history", "test_target", "last_time",
+)  # fmt: skip
+
+
+class SequenceWriter:
+    """Takes events sorted by (user_row, order, ...) and writes `events/part-*.parquet`.
+
+    Args:
+        config: the data section.
+        n_items: number of items.
+        folder: where the parts are written.
+
+    Attributes:
+        users: per user and in order of user_row: n_events, the split's positions, last_time (`NO_TIME` = unknown).
+        n_events, n_train_events: int64 [I], events per item.
+        valid_seen, test_seen: bool [I], items with an event before the moment of a time split.
+        n_copies, n_dropped, n_tied, n_targets, n_no_time: counts of events.
+        first_time, last_time: the range of the known times, microseconds; None where there are none.
+    """
+
+    def __init__(self, config: DataConfig, n_items: int, folder: Path) -> None:
+        self.config = config
+        self.folder = folder
+        self.users: list[dict[str, NDArray[np.int64]]] = []
+        self.n_events = np.zeros(n_items, np.int64)
+        self.n_train_events = np.zeros(n_items, np.int64)
+        self.valid_seen = np.zeros(n_items, np.bool_)
+        self.test_seen = np.zeros(n_items, np.bool_)
+        self.n_copies = self.n_dropped = self.n_tied = self.n_targets = self.n_no_time = 0
+        self.first_time: int | None = None
+        self.last_time: int | None = None
+        self.rows = 0
+        self._parts = 0
+        self._rows_in_part = 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def write_all(self, batches: Iterable[pa.RecordBatch], told: Callable[[int], None]) -> None:
+        """Consume the sorted stream; only whole users are taken at a time."""
+        waiting: list[pa.RecordBatch] = []
+        self.folder.mkdir()
+        for batch in batches:
+            rows = batch["user_row"].to_numpy()
+            end = int(np.searchsorted(rows, rows[-1])) if len(rows) else 0
+            same = waiting and len(rows) and waiting[-1]["user_row"][-1].as_py() == rows[0]
+            if end == 0 and (same or not waiting):
+                waiting.append(batch)
+                continue
+            self._take(pa.Table.from_batches([*waiting, batch.slice(0, end)]))
+            waiting = [batch.slice(end)]
+            told(self.rows)
+        if waiting:
+            self._take(pa.Table.from_batches(waiting))
+            told(self.rows)
+        if self._writer is not None:
+            self._writer.close()
+
+    def column(self, name: str) -> NDArray[np.int64]:
+        """One column of `users` over all users, int64 [U]."""
+        return np.concatenate([chunk[name] for chunk in self.users])
+
+    def _take(self, events: pa.Table) -> None:
+        """Whole users."""
+        if events.num_rows == 0:
+            return
+        user = events["user_row"].to_numpy()
+        self.n_tied += _count_tied(events, user)
+        copies = find_copies(events, user)
+        self.n_copies += int(copies.sum())
+        if self.config.duplicates == "drop" and copies.any():
+            self.n_dropped += int(copies.sum())
+            events = events.filter(pa.array(~copies))
+            user = events["user_row"].to_numpy()
+        starts = np.flatnonzero(np.diff(user, prepend=user[0] - 1))
+        counts = np.diff(starts, append=len(user))
+        time = _times(events)
+        target = events["target"].to_numpy()
+        split = split_users(
+            self.config, starts, counts, target, time, events["__part"].to_numpy()
+        )
+        self._count_users(starts, counts, time, split)
+        self._count_items(events["item_row"].to_numpy(), starts, counts, split)
+        self.n_targets += int(target.sum())
+        self._write(events.drop_columns([n for n in events.column_names if n.startswith("_")]))
+
+    def _count_users(
+        self,
+        starts: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        time: NDArray[np.int64],
+        split: UserSplit,
+    ) -> None:
+        positions = {name: values for name, values in split._asdict().items() if name in USER_COLUMNS}
+        last = np.maximum.reduceat(time, starts)
+        self.users.append({"n_events": counts, **positions, "last_time": last})
+        known = time[time != NO_TIME]
+        self.n_no_time += len(time) - len(known)
+        if len(known):
+            low, high = int(known.min()), int(known.max())
+            self.first_time = low if self.first_time is None else min(low, self.first_time)
+            self.last_time = high if self.last_time is None else max(high, self.last_time)
+
+    def _count_items(
+        self,
+        item: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        split: UserSplit,
+    ) -> None:
+        position = np.arange(len(item)) - np.repeat(starts, counts)
+        size = len(self.n_events)
+        self.n_events += np.bincount(item, minlength=size)
+        in_train = position < np.repeat(split.train_end, counts)
+        self.n_train_events += np.bincount(item[in_train], minlength=size)
+        self.valid_seen[item[position < np.repeat(split.valid_seen_end, counts)]] = True
+        self.test_seen[item[position < np.repeat(split.test_seen_end, counts)]] = True
+
+    def _write(self, events: pa.Table) -> None:
+        if self._writer is None or self._rows_in_part >= EVENTS_PER_PART:
+            if self._writer is not None:
+                self._writer.close()
+            path = self.folder / f"part-{self._parts:05d}.parquet"
+            self._writer = pq.ParquetWriter(path, events.schema, compression="lz4")
+            self._parts += 1
+            self._rows_in_part = 0
+        self._writer.write_table(events, row_group_size=ROW_GROUP)
+        self._rows_in_part += events.num_rows
+        self.rows += events.num_rows
+
+
+def _times(events: pa.Table) -> NDArray[np.int64]:
+    """int64 [N] microseconds, `NO_TIME` where unknown."""
+    return pc.fill_null(events["time"], NO_TIME).to_numpy()
+
+
+def _count_tied(events: pa.Table, user: NDArray[np.int64]) -> int:
+    """Events whose (user, order, tie columns) another event shares; they are neighbours."""
+    same = user[1:] == user[:-1]
+    for name in events.column_names:
+        if name == "__order" or name.startswith("__tie."):
+            column = events[name].combine_chunks()
+            equal = pc.equal(column[1:], column[:-1])
+            both_null = pc.and_(pc.is_null(column[1:]), pc.is_null(column[:-1]))
+            same &= pc.fill_null(equal, both_null).to_numpy(zero_copy_only=False)
+    return int((np.append(same, False) | np.append(False, same)).sum())
+
+
+def find_copies(events: pa.Table, user: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """bool [N], True for every event after the first of the same user, item and time (order where the time is unknown)."""
+    item = events["item_row"].to_numpy()
+    time = _times(events)
+    order = _as_int64(events["__order"])
+    unknown = time == NO_TIME
+    key = np.where(unknown, order, time)
+    with np.errstate(over="ignore"):
+        mixed = (user * 2_654_435_761 + item) * -7_046_029_254_386_353_131 + key
+        mixed = (mixed ^ (mixed >> 29)) * -4_658_895_280_553_007_687 + unknown
+    ordered = np.sort(mixed)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    copies = np.zeros(len(user), np.bool_)
+    if len(repeated) == 0:
+        return copies
+    # equal mixes are almost surely copies; the few suspects are compared in full
+    place = np.minimum(np.searchsorted(repeated, mixed), len(repeated) - 1)
+    suspects = np.flatnonzero(repeated[place] == mixed)
+    columns = [column[suspects] for column in (user, item, key, unknown)]
+    rank = np.lexsort([suspects, *reversed(columns)])
+    equal = np.ones(len(rank) - 1, np.bool_)
+    for column in columns:
+        equal &= column[rank][1:] == column[rank][:-1]
+    copies[suspects[rank[1:][equal]]] = True
+    return copies
+
+
+def _as_int64(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Sort keys as integers that are equal exactly when the keys are."""
+    values = column.to_numpy()
+    if values.dtype == np.float64:
+        return (values + 0.0).view(np.int64)
+    return values.astype(np.int64)

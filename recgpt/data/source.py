@@ -1,0 +1,286 @@
+"""Opening a log: Parquet in place, text parsed once into Parquet, and what type each column has."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from recgpt.data.engine import Engine
+from recgpt.data.schema import FormatConfig
+from recgpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
+    import pyarrow.csv as pa_csv
+
+PARQUET_SUFFIXES = {".parquet", ".pq"}
+COMPRESSED_SUFFIXES = {".gz", ".bz2", ".zst", ".lz4"}
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": " "}
+BLOCK_BYTES = 4 << 20
+
+
+class BadLine(NamedTuple):
+    """A line of a text file that has not as many fields as the file has columns."""
+
+    file: int
+    expected: int
+    found: int
+    text: str
+
+
+class TextStats(NamedTuple):
+    """What the texts of one column look like; counts of non-empty values."""
+
+    filled: int
+    integers: int
+    numbers: int
+    with_point: int
+    moments: int
+
+    @property
+    def is_integer(self) -> bool:
+        """Every value is an int64 in its canonical decimal form (no leading zeros, no plus sign)."""
+        return self.filled > 0 and self.integers == self.filled
+
+    @property
+    def is_number(self) -> bool:
+        """Every value is a number."""
+        return self.filled > 0 and self.numbers == self.filled
+
+
+@dataclass
+class Source:
+    """An opened log or side table.
+
+    Attributes:
+        table: its columns as they are (all text for a text file) and the file and row numbers.
+        files: the files, in the order of their numbers.
+        text: whether it comes from text files.
+        field: the config key, for errors.
+        bad_lines: lines of text files that could not be taken apart.
+    """
+
+    engine: Engine
+    table: ir.Table
+    files: list[Path]
+    text: bool
+    field: str
+    bad_lines: list[BadLine] = field(default_factory=list)
+
+    def require(self, names: Iterable[str | None], key: str) -> None:
+        """Refuse a column that the files do not have, naming the nearest."""
+        columns = self.columns
+        for name in names:
+            if name is not None and name not in columns:
+                raise ConfigError(missing_column(key, name, columns, self.files[0]))
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the files."""
+        return [name for name in self.table.columns if not name.startswith("__")]
+
+    def text_stats(self, names: Iterable[str]) -> dict[str, TextStats]:
+        """Count what the texts of columns look like, in one pass."""
+        names = sorted(set(names))
+        if not names:
+            return {}
+        counts = {}
+        for index, name in enumerate(names):
+            text = self.table[name]
+            integer = text.try_cast("int64")
+            number = text.try_cast("float64")
+            counts |= {
+                f"{index}.0": (text != "").sum(),
+                f"{index}.1": (integer.cast("string") == text).sum(),
+                f"{index}.2": number.notnull().sum(),
+                f"{index}.3": (number.notnull() & text.contains(".")).sum(),
+                f"{index}.4": (
+                    number.isnull() & text.try_cast("timestamp('UTC')").notnull()
+                ).sum(),
+            }
+        row = self.engine.fetch(self.table.aggregate(**counts)).to_pylist()[0]
+        return {
+            name: TextStats(*(int(row[f"{index}.{k}"] or 0) for k in range(5)))
+            for index, name in enumerate(names)
+        }
+
+
+def missing_column(key: str, name: str, columns: list[str], file: Path) -> str:
+    """The line that tells of a missing column: the nearest name and those that there are."""
+    near = difflib.get_close_matches(name, columns, 1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{key}: no column {name!r} in {file.name}; {hint}columns: {', '.join(columns)}"
+
+
+def open_source(
+    engine: Engine,
+    name: str,
+    files: list[Path],
+    layout: FormatConfig,
+    field: str,
+    scratch: Path,
+    wanted: Callable[[list[str]], Iterable[str]],
+    told: Callable[[int], None] = lambda rows: None,
+) -> Source:
+    """Open Parquet or text files as one table.
+
+    Args:
+        engine: the query engine.
+        name: name of the view.
+        files: all Parquet or all text.
+        layout: how text is laid out.
+        field: the config key, for errors.
+        scratch: folder for the parsed text.
+        wanted: which of a text file's columns are read.
+        told: called with the number of rows parsed so far.
+
+    Raises:
+        ConfigError: mixed or unknown kinds of files, a broken file, text that is not UTF-8.
+    """
+    kinds = {_kind(file, field) for file in files}
+    if len(kinds) > 1:
+        raise ConfigError(f"{field}: Parquet and text files are mixed; convert them to one kind")
+    if kinds == {"text"}:
+        parser = _TextParser(layout, field, wanted, told)
+        parsed = [
+            parser.parse(file, index, scratch / f"{name}-{index:05d}.parquet")
+            for index, file in enumerate(files)
+        ]
+        table = engine.parquet(name, parsed)
+        return Source(engine, table, files, True, field, parser.bad_lines)
+    for file in files:
+        _check_parquet(file, field)
+    return Source(engine, engine.parquet(name, files), files, False, field)
+
+
+def _kind(file: Path, field: str) -> str:
+    suffixes = [s.lower() for s in file.suffixes]
+    while suffixes and suffixes[-1] in COMPRESSED_SUFFIXES:
+        suffixes.pop()
+    last = suffixes[-1] if suffixes else ""
+    if last in PARQUET_SUFFIXES:
+        return "parquet"
+    if last in DELIMITERS:
+        return "text"
+    raise ConfigError(
+        f"{field}: {file.name!r} is neither Parquet (.parquet) nor text (.csv, .tsv, .txt, also .gz); rename it"
+    )
+
+
+def _check_parquet(file: Path, field: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_schema(file)
+    except pa.ArrowInvalid as error:
+        raise ConfigError(
+            f"{field}: {file} is no whole Parquet file ({_first_line(error)}); copy it anew"
+        ) from error
+
+
+class _TextParser:
+    """Parses text files into Parquet, every value as text, in file order."""
+
+    def __init__(
+        self,
+        layout: FormatConfig,
+        field: str,
+        wanted: Callable[[list[str]], Iterable[str]],
+        told: Callable[[int], None],
+    ) -> None:
+        self.layout = layout
+        self.field = field
+        self.wanted = wanted
+        self.told = told
+        self.bad_lines: list[BadLine] = []
+        self.rows = 0
+
+    def parse(self, file: Path, index: int, out: Path) -> Path:
+        """Write the wanted columns of `file` to `out`, row for row."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        columns = self._header(file)
+        names = list(dict.fromkeys(n for n in self.wanted(columns) if n in columns))
+        try:
+            with self._open(file, index, columns, names) as reader:
+                schema = pa.schema([(name, pa.string()) for name in names])
+                with pq.ParquetWriter(out, schema, compression="lz4") as writer:
+                    for batch in reader:
+                        writer.write_batch(batch)
+                        self.rows += batch.num_rows
+                        self.told(self.rows)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ConfigError(
+                f"{self.field}: {file} cannot be read as text ({_first_line(error)}); check data.format"
+                " and that the file is whole and in UTF-8"
+            ) from error
+        return out
+
+    def _header(self, file: Path) -> list[str]:
+        """Column names: the configured ones, or those of the first line."""
+        if self.layout.columns:
+            return self.layout.columns
+        import pyarrow as pa
+        import pyarrow.csv as pa_csv
+
+        try:
+            with pa.input_stream(str(file), compression="detect") as stream:
+                first = stream.read(BLOCK_BYTES).partition(b"\n")[0]
+            if not first.strip():
+                raise ConfigError(f"{self.field}: {file} is empty; the log has no rows")
+            table = pa_csv.read_csv(
+                pa.py_buffer(first + b"\n"), parse_options=self._parse_options(file, None)
+            )
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ConfigError(
+                f"{self.field}: the first line of {file} names no columns ({_first_line(error)});"
+                " check data.format"
+            ) from error
+        return table.column_names
+
+    def _parse_options(self, file: Path, handler: Callable[[Any], str] | None) -> pa_csv.ParseOptions:
+        import pyarrow.csv as pa_csv
+
+        suffix = next(s for s in reversed(file.suffixes) if s.lower() in DELIMITERS).lower()
+        return pa_csv.ParseOptions(
+            delimiter=self.layout.delimiter or DELIMITERS[suffix],
+            newlines_in_values=suffix == ".csv",
+            invalid_row_handler=handler,
+        )
+
+    def _open(
+        self, file: Path, index: int, columns: list[str], names: list[str]
+    ) -> pa_csv.CSVStreamingReader:
+        import pyarrow as pa
+        import pyarrow.csv as pa_csv
+
+        def keep_bad(row: Any) -> str:
+            self.bad_lines.append(BadLine(index, row.expected_columns, row.actual_columns, row.text))
+            return "skip"
+
+        return pa_csv.open_csv(
+            str(file),
+            read_options=pa_csv.ReadOptions(
+                use_threads=False,
+                block_size=BLOCK_BYTES,
+                column_names=columns,
+                skip_rows=1 if self.layout.header else 0,
+            ),
+            parse_options=self._parse_options(file, keep_bad),
+            convert_options=pa_csv.ConvertOptions(
+                column_types={name: pa.string() for name in columns},
+                include_columns=names,
+                strings_can_be_null=False,
+                quoted_strings_can_be_null=False,
+            ),
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:200]

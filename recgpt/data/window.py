@@ -1,0 +1,54 @@
+"""The window rule: which past events a user's state at n reads.
+
+n = the user's events ever, W = window, S = stride. A state at n depends on events [start(n), n) and on nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from recgpt.config import Section
+
+IntLike = TypeVar("IntLike", int, NDArray[np.int64])
+
+
+class WindowConfig(Section):
+    """How much of the past a state reads, and in what steps it slides."""
+
+    length: int = Field(default=256, ge=1)
+    """Window W in events, a multiple of the stride."""
+    stride: int | None = Field(default=None, ge=1)
+    """Stride S in events, a multiple of the chunk; default W / 4. A full window is rebuilt once per S events."""
+    chunk: int = Field(default=32, ge=1)
+    """Chunk C in events: keys and values are kept for whole chunks."""
+
+    @model_validator(mode="after")
+    def _multiples(self) -> WindowConfig:
+        if self.stride is None:
+            if self.length % (4 * self.chunk):
+                raise ValueError(
+                    f"length: {self.length} is not a multiple of 4 chunks of {self.chunk}, so the default stride W/4 is "
+                    "no whole number of chunks; set stride and chunk"
+                )
+            object.__setattr__(self, "stride", self.length // 4)
+        if self.S % self.chunk:
+            raise ValueError(f"stride: {self.S} must be a multiple of chunk ({self.chunk})")
+        if self.length % self.S:
+            raise ValueError(f"length: {self.length} must be a multiple of stride ({self.S})")
+        return self
+
+    @property
+    def S(self) -> int:  # noqa: N802 (the letter of the design)
+        """The stride, resolved."""
+        return cast(int, self.stride)
+
+    def start(self, n: IntLike) -> IntLike:
+        """start(n) = S max(0, ceil((n - W) / S)): the first event that a state at n reads."""
+        steps = -((self.length - n) // self.S)
+        if isinstance(steps, np.ndarray):
+            return cast(IntLike, self.S * np.maximum(steps, 0))
+        return cast(IntLike, self.S * max(0, steps))
