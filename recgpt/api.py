@@ -1,0 +1,281 @@
+"""RecGPT: a trained event model with its items and its schema. This is what callers hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from recgpt.config import Section, validate
+from recgpt.data.batch import EventBatch, item_columns, tensor
+from recgpt.data.events import Events
+from recgpt.data.hashing import hash_ids
+from recgpt.data.items import ItemTable
+from recgpt.data.schema import DataSchema
+from recgpt.data.table import read_events, to_arrow
+from recgpt.errors import ConfigError
+from recgpt.files import atomic_dir, atomic_write_bytes, write_json
+from recgpt.model import EventModel, ModelConfig
+from recgpt.state import StateBuilder, UserState
+
+BLOCK = 4096
+
+
+class Recommendation(NamedTuple):
+    """One recommended item.
+
+    Attributes:
+        item: the id as it stands in the log.
+        score: cosine of the user's query and the item's vector, in [-1, 1].
+    """
+
+    item: int | str
+    score: float
+
+
+class _Saved(Section):
+    """The `config.json` of a model folder."""
+
+    format: int
+    model: ModelConfig
+    schema_: DataSchema
+
+
+class RecGPT:
+    """Encodes users into states and recommends from them.
+
+    Args:
+        model: the event model; it is put into eval mode (float32).
+        items: the run's candidate list.
+    """
+
+    def __init__(self, model: EventModel, items: ItemTable) -> None:
+        self.model, self.items = model.eval(), items
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes and parts of the model."""
+        return self.model.config
+
+    @property
+    def schema(self) -> DataSchema:
+        """The columns that events may have."""
+        return self.model.schema
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of the weights, the model's config and the schema; states carry it."""
+        digest = hashlib.sha256(self.config.model_dump_json().encode())
+        digest.update(self.schema.model_dump_json().encode())
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(np.sort(self.items.hash[self.items.n_train_events > 0]).tobytes())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def builder(self) -> StateBuilder:
+        """The chunk path."""
+        trained = np.sort(self.items.hash[self.items.n_train_events > 0])
+        return StateBuilder(self.model, self.items, trained, self.fingerprint)
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write a model folder: `model.safetensors`, `config.json`, `items.parquet`."""
+        with atomic_dir(path) as folder:
+            self.write(folder)
+
+    def write(self, folder: Path) -> None:
+        """Write the files of a model folder into an existing one."""
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+        atomic_write_bytes(folder / "model.safetensors", safetensors.torch.save(tensors))
+        self.items.write(folder / "items.parquet")
+        saved = {
+            "format": 1,
+            "model": self.config.model_dump(mode="json"),
+            "schema_": self.schema.model_dump(mode="json"),
+        }
+        write_json(folder / "config.json", saved)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> RecGPT:
+        """Load a run folder or its `model` folder; executes nothing that it reads.
+
+        Raises:
+            ConfigError: the folder is no whole model.
+        """
+        path = Path(path)
+        folder = path / "model" if (path / "model").is_dir() else path
+        for name in ("config.json", "model.safetensors", "items.parquet"):
+            if not (folder / name).is_file():
+                raise ConfigError(f"{folder / name}: not there, so {path} is no finished run; finish it with `recgpt pretrain`")
+        try:
+            saved = validate(_Saved, json.loads((folder / "config.json").read_text("utf-8")), str(folder / "config.json"))
+            tensors = safetensors.torch.load_file(folder / "model.safetensors")
+            items = ItemTable.read(folder / "items.parquet")
+        except (safetensors.SafetensorError, OSError, ValueError) as error:
+            detail = " ".join(str(error).split())
+            raise ConfigError(f"{folder}: not a whole model ({detail}); copy or train it again") from error
+        model = EventModel(saved.model, saved.schema_)
+        problems = model.load_state_dict(tensors, strict=False)
+        if problems.missing_keys or problems.unexpected_keys:
+            raise ConfigError(
+                f"{folder / 'model.safetensors'}: missing {problems.missing_keys}, unexpected {problems.unexpected_keys}; "
+                "the weights belong to another config.json"
+            )
+        return cls(model, items)
+
+    # -- users ---------------------------------------------------------------------------------------------------------
+
+    def encode(self, events: Any, n_before: int = 0) -> UserState:
+        """The state of one user.
+
+        Args:
+            events: the user's events, oldest first: a dict of columns, a pandas, polars or pyarrow table, a
+                `datasets.Dataset`; columns as in the log. No events give the empty state.
+            n_before: events of the user that came before these and are left out.
+        """
+        return self.builder.build(self.events(events), n_before)
+
+    def encode_many(self, histories: Sequence[Any]) -> list[UserState]:
+        """The states of several users, in order, in padded passes: within 1e-5 of `encode`."""
+        read = [self.events(history) for history in histories]
+        states: dict[int, UserState] = {}
+        for rows in self._blocks([len(events) for events in read]):
+            built = self.builder.build_many([read[row] for row in rows])
+            states.update(zip(rows, built, strict=True))
+        return [states[row] for row in range(len(read))]
+
+    def _blocks(self, lengths: list[int]) -> Iterator[list[int]]:
+        """Rows in blocks of similar length, at most 12,800 padded events each."""
+        order = sorted(range(len(lengths)), key=lambda row: min(lengths[row], self.config.window.length))
+        block: list[int] = []
+        for row in order:
+            width = max(1, min(lengths[row], self.config.window.length))
+            if block and width * (len(block) + 1) > 12_800:
+                yield block
+                block = []
+            block.append(row)
+        if block:
+            yield block
+
+    @torch.no_grad()
+    def embed_users(self, histories: Sequence[Events]) -> Tensor:
+        """Query vectors of several users in padded passes, float32 [M, D]: the embeddings of `encode_many` without the states."""
+        queries = torch.zeros(len(histories), self.config.dim)
+        for rows in self._blocks([len(events) for events in histories]):
+            queries[rows] = self.builder.embed_many([histories[row] for row in rows])
+        return queries
+
+    def append(self, state: UserState, events: Any) -> UserState:
+        """The state after further events: equals `encode` of all of them, bit for bit."""
+        return self.builder.extend(state, self.events(events))
+
+    def events(self, table: Any) -> Events:
+        """A caller's table as `Events`; see `encode`."""
+        if isinstance(table, dict) and not any(len(column) for column in table.values()):
+            table = {self.schema.item: []}
+        return read_events(table, self.schema)
+
+    # -- items ---------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def item_vectors(self, ids: Sequence[int | str], features: Any = None) -> Tensor:
+        """Unit vectors of items, float32 [C, D].
+
+        Items that training saw use their id; others are scored by their content and features alone (zeros where there
+        is neither).
+
+        Args:
+            ids: item ids as they stand in the log.
+            features: optional table with one row an item that overrides what the run knows: `embedding` (list<float>)
+                and static feature columns.
+        """
+        hashes = hash_ids(list(ids))
+        columns, content = item_columns(self.items, hashes)
+        if features is not None:
+            columns, content = self._given_features(features, len(hashes), columns, content)
+        return self._vectors(hashes, columns, content)
+
+    def _vectors(self, hashes: np.ndarray, columns: dict[str, Tensor], content: Tensor | None) -> Tensor:
+        nothing = torch.zeros(1, 1, dtype=torch.int64)
+        batch = EventBatch(tensor(hashes), nothing, nothing[0], nothing, features=columns, content=content)
+        return self.model.vectors(self.model.encode_items(self.builder.known(batch)))
+
+    def _given_features(
+        self, features: Any, count: int, columns: dict[str, Tensor], content: Tensor | None
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        table = to_arrow(features)
+        if table.num_rows != count:
+            raise ConfigError(f"features: {table.num_rows} rows for {count} items; give one row an item")
+        names = {name for name in self.schema.features if name in table.column_names}
+        kinds = {name: self.schema.features[name] for name in names}
+        shell = self.schema.model_copy(update={"context": kinds, "outcomes": {}})
+        given = read_events(table.append_column(self.schema.item, pa_row_ids(count)), shell)
+        columns = columns | {name: torch.from_numpy(np.array(given.context[name])) for name in names}
+        if "embedding" in table.column_names and self.schema.content_dim:
+            rows = [[np.nan] * self.schema.content_dim if row is None else row for row in table["embedding"].to_pylist()]
+            content = torch.tensor(rows, dtype=torch.float32)
+            if content.shape != (count, self.schema.content_dim):
+                raise ConfigError(f"features.embedding: shape {tuple(content.shape)}; the model reads {self.schema.content_dim} numbers an item")
+        return columns, content
+
+    @cached_property
+    def catalogue(self) -> Tensor:
+        """Vectors of every item of the run, float32 [I, D]."""
+        parts = []
+        with torch.no_grad():
+            for first in range(0, len(self.items), BLOCK):
+                hashes = self.items.hash[first : first + BLOCK]
+                parts.append(self._vectors(hashes, *item_columns(self.items, hashes)))
+        return torch.cat(parts) if parts else torch.zeros(0, self.config.dim)
+
+    # -- retrieval -----------------------------------------------------------------------------------------------------
+
+    def recommend(
+        self,
+        state: UserState,
+        k: int,
+        exclude_seen: bool = True,
+        candidates: Sequence[int | str] | None = None,
+    ) -> list[Recommendation]:
+        """The k best items for a state, best first (fewer when there are not as many candidates).
+
+        Args:
+            state: of this model.
+            k: how many.
+            exclude_seen: leave out every item of the user's events, also those beyond the window.
+            candidates: the ids to choose from; default every item of the run.
+
+        Raises:
+            RecGPTError: the state is another model's.
+        """
+        if k < 1:
+            raise ConfigError(f"k: {k}; ask for at least 1 item")
+        self.builder.check(state)
+        if candidates is None:
+            vectors, hashes = self.catalogue, self.items.hash
+        else:
+            vectors, hashes = self.item_vectors(candidates), hash_ids(list(candidates))
+        scores = vectors @ state.embedding
+        if exclude_seen:
+            scores = scores.masked_fill(torch.from_numpy(np.isin(hashes, state.seen)), -torch.inf)
+        best = torch.argsort(scores, descending=True, stable=True)[:k]
+        ids = self.items.id if candidates is None else lambda row: candidates[row]
+        return [Recommendation(ids(int(row)), float(scores[row])) for row in best if scores[row] > -torch.inf]
+
+
+def pa_row_ids(count: int) -> Any:
+    """Row numbers as stand-in ids for tables that have none."""
+    import pyarrow as pa
+
+    return pa.array(range(count), pa.int64())

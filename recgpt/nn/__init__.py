@@ -1,0 +1,1 @@
+"""Layers: embeddings of ids, content, context and time; attention; transformer blocks."""

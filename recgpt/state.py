@@ -1,0 +1,269 @@
+"""UserState: what is kept of a user, and the chunk path that builds it.
+
+`build` and `extend` run fixed shapes (one user, whole chunks of C events, the tail padded to a chunk), so a state that grew event
+by event equals one that was encoded at once, bit for bit, on one machine and thread count.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import safetensors.torch
+import torch
+import xxhash
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recgpt.data.batch import EventBatch, chunk_batch, collate, gap_buckets, tensor
+from recgpt.data.events import NO_TIME, Events
+from recgpt.data.items import ItemTable
+from recgpt.errors import RecGPTError
+from recgpt.model import EventModel
+from recgpt.nn.transformer import KeyValue
+
+
+@dataclass(frozen=True)
+class UserState:
+    """A user after n events, m = n - start of them in the window.
+
+    Attributes:
+        hidden: float32 [m, D], last-layer hidden vectors of the window's events.
+        embedding: float32 [D], the unit query vector.
+        events: the window's events [m] (item hashes, times, outcomes, context).
+        category: int64 [m], hashes of the items' categories, 0 = unknown.
+        n: the user's events ever.
+        start: the window's first event.
+        last_time: microseconds since 1970 UTC of the newest event with a known time, or NO_TIME.
+        seen: int64, hashes of the distinct items of all the user's events, ordered by their last occurrence.
+        seen_cut: whether `max_seen` dropped the oldest of them.
+        content_hash: xxh64 chained over the window's events: equal histories, equal hashes.
+        fingerprint: of the model and schema; a state of another model is refused.
+        cache: keys and values of the first token and the whole chunks, in memory only.
+    """
+
+    hidden: Tensor
+    embedding: Tensor
+    events: Events
+    category: NDArray[np.int64]
+    n: int
+    start: int
+    last_time: int
+    seen: NDArray[np.int64]
+    seen_cut: bool
+    content_hash: int
+    fingerprint: str
+    cache: list[KeyValue] | None = field(default=None, repr=False, compare=False)
+
+    def to_bytes(self, kv: bool = False) -> bytes:
+        """Serialise (safetensors); `kv` adds the cached keys and values, which are otherwise rebuilt when needed."""
+        tensors = {"hidden": self.hidden, "embedding": self.embedding}
+        columns = self.events.columns() | {"category": self.category, "seen": self.seen}
+        tensors |= {f"n.{name}": tensor(c) for name, c in columns.items()}
+        if kv and self.cache is not None:
+            for layer, (k, v) in enumerate(self.cache):
+                tensors |= {f"kv.{layer}.k": k, f"kv.{layer}.v": v}
+        scalars = {name: getattr(self, name) for name in _SCALARS}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        return safetensors.torch.save(tensors, {"state": json.dumps(scalars)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> UserState:
+        """The inverse of `to_bytes`; raises RecGPTError on bytes that are no whole state."""
+        try:
+            tensors = safetensors.torch.load(data)
+            size = int.from_bytes(data[:8], "little")
+            scalars = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["state"])
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            raise RecGPTError(f"state: {len(data)} bytes are no whole user state ({error}); encode the user again") from error
+        columns = {name[2:]: value.numpy() for name, value in tensors.items() if name.startswith("n.")}
+        layers = sum(name.endswith(".k") for name in tensors)
+        cache = [(tensors[f"kv.{i}.k"], tensors[f"kv.{i}.v"]) for i in range(layers)] or None
+        return cls(
+            hidden=tensors["hidden"],
+            embedding=tensors["embedding"],
+            category=columns.pop("category"),
+            seen=columns.pop("seen"),
+            events=Events.from_columns(columns),
+            cache=cache,
+            **scalars,
+        )
+
+
+_SCALARS = ("n", "start", "last_time", "seen_cut", "content_hash", "fingerprint")
+
+
+def newest_distinct(hashes: NDArray[np.int64], limit: int) -> tuple[NDArray[np.int64], bool]:
+    """Distinct hashes ordered by last occurrence, the newest `limit` of them, and whether any was dropped."""
+    _, backward = np.unique(hashes[::-1], return_index=True)
+    order = np.sort(len(hashes) - 1 - backward)
+    cut = len(order) > limit
+    return hashes[order[len(order) - min(limit, len(order)) :]], cut
+
+
+def chain_hash(events: Events, previous: int = 0) -> int:
+    """xxh64 chained event by event, so that it can go on from a prefix's value."""
+    columns = events.columns()
+    rows = np.concatenate(
+        [np.ascontiguousarray(columns[name]).reshape(len(events), 1).view(np.uint8) for name in sorted(columns)], 1
+    )
+    value = previous
+    for row in rows:
+        value = xxhash.xxh64_intdigest(value.to_bytes(8, "little") + row.tobytes())
+    return value
+
+
+class StateBuilder:
+    """The chunk path of one model.
+
+    Args:
+        model: in eval mode.
+        items: the run's items (features, content, categories).
+        trained: sorted hashes of the items with a training event; others are read by their content alone.
+        fingerprint: of model and schema.
+    """
+
+    def __init__(self, model: EventModel, items: ItemTable, trained: NDArray[np.int64], fingerprint: str) -> None:
+        self.model, self.items, self.trained, self.fingerprint = model, items, trained, fingerprint
+        self.window = model.config.window
+
+    def known(self, batch: EventBatch) -> EventBatch:
+        """Hide the ids that training never saw: their hash becomes 0."""
+        hashes = batch.items.numpy()
+        place = np.searchsorted(self.trained, hashes).clip(max=max(0, len(self.trained) - 1))
+        seen = self.trained[place] == hashes if len(self.trained) else np.zeros(len(hashes), bool)
+        return EventBatch(**(vars(batch) | {"items": torch.from_numpy(np.where(seen, hashes, 0))}))
+
+    def check(self, state: UserState) -> None:
+        """Refuse a state of another model or schema."""
+        if state.fingerprint != self.fingerprint:
+            raise RecGPTError(
+                f"state: made by model {state.fingerprint}, this is {self.fingerprint}; encode the user again with this model"
+            )
+
+    @torch.no_grad()
+    def build(self, events: Events, n_before: int = 0) -> UserState:
+        """Encode a user's events from number `n_before` on.
+
+        Raises:
+            RecGPTError: when the window begins before the first event given.
+        """
+        n = n_before + len(events)
+        start = self.window.start(n)
+        if start < n_before:
+            raise RecGPTError(
+                f"n_before: {n_before} events are left out, but the state at {n} reads from event {start} on; "
+                f"give at least the newest {n - start} events"
+            )
+        seen, cut = newest_distinct(events.item, self.model.config.state.max_seen)
+        return self._finish(events[start - n_before :], n, seen, cut, last_time(events), chain=None, past=None)
+
+    @torch.no_grad()
+    def extend(self, state: UserState, events: Events) -> UserState:
+        """The state after further events; keeps whole chunks, or rebuilds when the window slides."""
+        self.check(state)
+        if len(events) == 0:
+            return state
+        n = state.n + len(events)
+        start = self.window.start(n)
+        window = Events.concat([state.events, align(events, state.events)])[start - state.start :]
+        seen, cut = newest_distinct(np.concatenate((state.seen, events.item)), self.model.config.state.max_seen)
+        newest = last_time(events) if last_time(events) != NO_TIME else state.last_time
+        past, chain = (state, state.content_hash) if start == state.start else (None, None)
+        return self._finish(window, n, seen, cut or state.seen_cut, newest, chain, past)
+
+    def _finish(
+        self, window: Events, n: int, seen: NDArray, cut: bool, newest: int, chain: int | None, past: UserState | None
+    ) -> UserState:
+        kept = 0 if past is None or past.cache is None else past.cache[0][0].shape[2] - 1
+        hidden, cache = self._run(window, past, kept)
+        empty = hidden[-1] if len(hidden) else self.model.begin_cache()[0]
+        old = 0 if chain is None or past is None else past.n - past.start
+        return UserState(
+            hidden=hidden,
+            embedding=self.model.queries(empty[None])[0],
+            events=window,
+            category=self._categories(window),
+            n=n,
+            start=n - len(window),
+            last_time=newest,
+            seen=seen,
+            seen_cut=cut,
+            content_hash=chain_hash(window[old:], chain or 0),
+            fingerprint=self.fingerprint,
+            cache=cache,
+        )
+
+    def _run(self, window: Events, past: UserState | None, kept: int) -> tuple[Tensor, list[KeyValue]]:
+        """Hidden vectors of the window, from `kept` events on computed anew; the cache of its whole chunks."""
+        chunk, gaps = self.window.chunk, gap_buckets(window.time)
+        if past is not None and past.cache is not None:
+            cache, parts = past.cache, [past.hidden[:kept]]
+        else:
+            cache, parts = self.model.begin_cache()[1], []
+        for first in range(kept, len(window), chunk):
+            piece = window[first : first + chunk]
+            batch = chunk_batch(piece, gaps[first : first + chunk], self.items, chunk)
+            hidden, longer = self.model.extend(self.known(batch), cache)
+            parts.append(hidden[0, : len(piece)])
+            if len(piece) == chunk:
+                cache = longer
+        width = self.model.config.dim
+        return (torch.cat(parts) if parts else torch.zeros(0, width)), cache
+
+    @torch.no_grad()
+    def _padded(self, histories: Sequence[Events]) -> tuple[list[Events], Tensor, Tensor]:
+        """Windows, hidden vectors [B, T + 1, D] and queries [B, D] of whole histories in one padded pass."""
+        windows = [events[self.window.start(len(events)) :] for events in histories]
+        batch = self.known(collate(windows, self.items))
+        hidden = self.model(batch)
+        return windows, hidden, self.model.queries(hidden[torch.arange(len(windows)), batch.length])
+
+    def embed_many(self, histories: Sequence[Events]) -> Tensor:
+        """The embeddings of `build_many` alone, [B, D]."""
+        return self._padded(histories)[2]
+
+    def build_many(self, histories: Sequence[Events]) -> list[UserState]:
+        """Encode whole histories in one padded pass: within 1e-5 of `build`."""
+        windows, hidden, queries = self._padded(histories)
+        states = []
+        for row, (events, window) in enumerate(zip(histories, windows, strict=True)):
+            seen, cut = newest_distinct(events.item, self.model.config.state.max_seen)
+            states.append(
+                UserState(
+                    hidden=hidden[row, 1 : len(window) + 1].clone(),
+                    embedding=queries[row].clone(),
+                    events=window,
+                    category=self._categories(window),
+                    n=len(events),
+                    start=len(events) - len(window),
+                    last_time=last_time(events),
+                    seen=seen,
+                    seen_cut=cut,
+                    content_hash=chain_hash(window),
+                    fingerprint=self.fingerprint,
+                )
+            )
+        return states
+
+    def _categories(self, window: Events) -> NDArray[np.int64]:
+        rows = self.items.rows(window.item)
+        return np.where(rows >= 0, self.items.category[rows], 0) if len(self.items) else np.zeros(len(rows), np.int64)
+
+
+def last_time(events: Events) -> int:
+    """The newest event's time among those with a known one, or NO_TIME."""
+    known = events.time[events.time != NO_TIME]
+    return int(known[-1]) if len(known) else NO_TIME
+
+
+def align(events: Events, like: Events) -> Events:
+    """`events` with exactly the columns of `like`; what is missing is unknown."""
+    columns = events.columns()
+    for name, column in like.columns().items():
+        if name not in columns:
+            unknown = 0 if column.dtype == np.int64 else np.nan
+            columns[name] = np.full(len(events), unknown, column.dtype)
+    return Events.from_columns({name: columns[name] for name in like.columns()})
