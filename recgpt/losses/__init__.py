@@ -1,0 +1,1 @@
+"""Losses: the next-item contrastive loss and its corrections."""
