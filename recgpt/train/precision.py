@@ -1,0 +1,23 @@
+"""The number format of matrix products in training; weights, sums and inference stay float32."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+def product_dtype(precision: Precision) -> torch.dtype:
+    """bfloat16 or float32; `auto` takes bfloat16 where the machine multiplies it in hardware."""
+    if precision == "auto":
+        fast = torch.cuda.is_available() or cpu_has_bf16()
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU has bfloat16 products (AVX512-BF16 or AMX)."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
