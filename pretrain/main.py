@@ -1,0 +1,81 @@
+"""`recgpt pretrain CONFIG`: prepare the log when needed, train, and leave a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recgpt.config import load_config
+
+from .config import PretrainConfig
+
+
+def resolve(config: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> PretrainConfig:
+    """The whole config with `run.dir` and `data.prepared` filled in."""
+    resolved = load_config(PretrainConfig, config, overrides)
+    if resolved.run.dir is None:
+        name = "pretrain" if isinstance(config, Mapping) else Path(config).stem
+        resolved = resolved.model_copy(update={"run": resolved.run.model_copy(update={"dir": f"runs/{name}"})})
+    return resolved
+
+
+def run(
+    config: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    from_run: str | Path | None = None,
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Pretrain a model on an event log.
+
+    Args:
+        config: a YAML file or nested dicts with a `data` section.
+        overrides: `key.sub=value` strings.
+        from_run: start from the weights of this run, for example on a new day's log.
+        fresh: remove an earlier run of the same folder.
+
+    Returns:
+        `{"run", "steps", "exported_step", "seconds", "targets", "finished_before", "valid"}`.
+    """
+    import torch
+
+    from recgpt.api import RecGPT
+    from recgpt.data.prepare import prepare
+    from recgpt.model import EventModel
+    from recgpt.train import train
+
+    from .task import PretrainTask
+
+    resolved = resolve(config, overrides)
+    start = None if from_run is None else RecGPT.from_pretrained(from_run)
+    prepared = prepare(resolved.data)
+    with torch.random.fork_rng():
+        torch.manual_seed(resolved.run.seed)
+        model = EventModel(resolved.model, prepared.schema)
+    if start is not None:
+        load_weights(model, start, str(from_run))
+    result = train(PretrainTask(resolved, prepared, model), resolved.optim, resolved.run, resolved, fresh)
+    return {
+        "run": str(result.run_dir),
+        "steps": result.step,
+        "exported_step": result.exported_step,
+        "seconds": result.seconds,
+        "targets": result.targets,
+        "finished_before": result.finished_before,
+        "valid": result.validation,
+    }
+
+
+def load_weights(model: Any, start: Any, where: str) -> None:
+    """Copy an earlier run's weights.
+
+    Raises:
+        ConfigError: the two models have other shapes, or read other columns.
+    """
+    from recgpt.errors import ConfigError
+
+    old, new = start.model.state_dict(), model.state_dict()
+    differing = sorted(set(old) ^ set(new)) or [name for name in new if old[name].shape != new[name].shape]
+    if differing:
+        raise ConfigError(f"--from {where}: {differing[0]} differs between the two models; use the same model and data columns")
+    model.load_state_dict(old)

@@ -1,0 +1,263 @@
+"""Retrieval metrics of a run beside popularity, item-kNN and Markov in the same pass over the users.
+
+Every candidate of the split is ranked; what the user has seen is removed (a target that was seen before stays). Users are
+streamed in blocks, so memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from recgpt.api import RecGPT
+from recgpt.data.events import Events
+from recgpt.data.prepared import Prepared
+from recgpt.errors import ConfigError
+from recgpt.files import atomic_write_bytes, write_json
+from recgpt.metrics import MISS, RetrievalMetrics, ndcg_gain, paired_interval, recall_gain, target_ranks, top_k
+from recgpt.retrieval import RECOMMENDERS
+from recgpt.runs import TrainedRun, user_blocks
+
+Split = Literal["valid", "test"]
+SCORES_BYTES = 128 << 20  # of one block's score matrix
+MAX_BLOCK = 2048
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some users of a split.
+
+    Attributes:
+        users: int64 [B] user rows.
+        histories: their events before the target.
+        item_rows: the same as rows of the item table.
+        target: int64 [B] item row of each target.
+    """
+
+    users: NDArray[np.int64]
+    histories: list[Events]
+    item_rows: list[NDArray[np.int64]]
+    target: NDArray[np.int64]
+
+
+class Scorer(Protocol):
+    """Scores every item for a block of users."""
+
+    def __call__(self, block: Block) -> NDArray[np.float32]:
+        """[B, I], higher is better."""
+        ...
+
+
+@dataclass
+class Ranking:
+    """One system's ranks, users in the order of the blocks."""
+
+    metrics: RetrievalMetrics
+    ranks: list[NDArray[np.int64]] = field(default_factory=list)
+    ties: int = 0
+
+    def rank(self) -> NDArray[np.int64]:
+        """int64 [users]; 0 = the target is no candidate."""
+        return np.concatenate(self.ranks) if self.ranks else np.zeros(0, np.int64)
+
+
+def split_users(prepared: Prepared, split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """User rows that have a target in a split, their history lengths, and the targets' positions in the user."""
+    users = prepared.users
+    history = users.valid_history if split == "valid" else users.test_history
+    target = users.valid_target if split == "valid" else users.test_target
+    rows = np.flatnonzero(target >= 0)
+    return rows, history[rows], target[rows]
+
+
+def blocks(prepared: Prepared, split: Split) -> Iterator[Block]:
+    """All users of a split in blocks that keep one score matrix small."""
+    rows, history, target = split_users(prepared, split)
+    size = int(np.clip(SCORES_BYTES // (4 * max(1, prepared.n_items)), 1, MAX_BLOCK))
+    place = prepared.users.offset[rows] + target
+    done = 0
+    for users, histories, item_rows in user_blocks(prepared, rows, history, size):
+        places = place[done : done + len(users)]
+        begin = int(places[0])
+        wanted = prepared.item_rows(begin, int(places[-1]) + 1)[places - begin]
+        done += len(users)
+        yield Block(users, histories, item_rows, wanted)
+
+
+def rank_users(
+    prepared: Prepared, split: Split, scorers: Mapping[str, Scorer], ks: Sequence[int]
+) -> tuple[dict[str, Ranking], dict[str, Any]]:
+    """Rank every user's target under each scorer.
+
+    Returns:
+        The rankings by name, and what the protocol was.
+    """
+    items = prepared.items
+    candidate = items.valid_candidate if split == "valid" else items.test_candidate
+    results = {
+        name: Ranking(RetrievalMetrics(ks, items.n_train_events, int(candidate.sum()))) for name in scorers
+    }
+    unreachable = repeats = n_users = 0
+    for block in blocks(prepared, split):
+        lengths = np.array([len(rows) for rows in block.item_rows])
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        column = np.concatenate(block.item_rows) if len(row) else np.zeros(0, np.int64)
+        own = column == block.target[row]
+        target = np.where(candidate[block.target], block.target, -1)
+        unreachable += int((target < 0).sum())
+        repeats += len(np.unique(row[own]))
+        n_users += len(target)
+        for name, scorer in scorers.items():
+            scores = scorer(block)
+            scores[:, ~candidate] = -np.inf
+            scores[row[~own], column[~own]] = -np.inf
+            ranks, ties = target_ranks(scores, target)
+            results[name].metrics.update(ranks, top_k(scores, max(ks)))
+            results[name].ranks.append(ranks)
+            results[name].ties += int((ties > 0).sum())
+    protocol = {
+        "candidates": int(candidate.sum()),
+        "seen_removed": True,
+        "repeated_targets": repeats,
+        "targets_outside_candidates": unreachable,
+        "ties": {name: ranking.ties for name, ranking in results.items()},
+        "trained_on": "train",
+        "users": n_users,
+    }
+    return results, protocol
+
+
+def model_scorer(model: RecGPT) -> Scorer:
+    """Scores of a model: query . item vector."""
+
+    def score(block: Block) -> NDArray[np.float32]:
+        return (model.embed_users(block.histories) @ model.catalogue.T).numpy()
+
+    return score
+
+
+def baseline_scorers(prepared: Prepared) -> dict[str, Scorer]:
+    """Every registered counting model, fitted on the training part."""
+    scorers: dict[str, Scorer] = {}
+    rows = np.flatnonzero(prepared.users.train_end > 0)
+    for name, cls in RECOMMENDERS.items():
+        recommender = cls().fit(_training_blocks(prepared, rows), prepared.n_items)
+        scorers[name] = lambda block, fitted=recommender: fitted.score(_lay_out(block.item_rows))  # type: ignore[misc]
+    return scorers
+
+
+def _lay_out(item_rows: list[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return np.concatenate(item_rows), np.array([len(rows) for rows in item_rows], np.int64)
+
+
+def _training_blocks(prepared: Prepared, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    offset, length = prepared.users.offset, prepared.users.train_end
+    for first in range(0, len(rows), MAX_BLOCK):
+        block = rows[first : first + MAX_BLOCK]
+        begin = int(offset[block[0]])
+        events = prepared.item_rows(begin, int(offset[block[-1]] + length[block[-1]]))
+        spans = [slice(int(o) - begin, int(o + n) - begin) for o, n in zip(offset[block], length[block], strict=True)]
+        yield _lay_out([events[span] for span in spans])
+
+
+def evaluate(
+    run: str | Path, split: Split = "test", ks: Sequence[int] = (10, 50), extra: Mapping[str, Scorer] | None = None
+) -> dict[str, Any]:
+    """Evaluate a run beside the baselines; writes `eval/SPLIT.json` and each user's ranks.
+
+    Args:
+        run: a run folder.
+        split: `valid` or `test`; a reading of the test part is added to `test_reads.jsonl`.
+        ks: cut-offs.
+        extra: further scorers by name, such as a simulator's oracle.
+
+    Returns:
+        The metrics (DESIGN section 4), with the paired 95 % intervals of the model over each baseline.
+    """
+    if split not in ("valid", "test"):
+        raise ConfigError(f"split: {split!r}; choose valid or test")
+    if not ks or min(ks) < 1:
+        raise ConfigError(f"k: {list(ks)}; give cut-offs of at least 1, for example 10,50")
+    trained = TrainedRun.open(run)
+    if len(split_users(trained.prepared, split)[0]) == 0:
+        raise ConfigError(f"split: no user has a {split} target; check data.split and data.target")
+    scorers = {"model": model_scorer(trained.model), **baseline_scorers(trained.prepared), **(extra or {})}
+    rankings, protocol = rank_users(trained.prepared, split, scorers, ks)
+    result: dict[str, Any] = {"split": split, "users": protocol.pop("users"), "protocol": protocol}
+    result |= {name: ranking.metrics.result() for name, ranking in rankings.items()}
+    model = rankings["model"].rank()
+    if len(model) > 1:
+        result["paired"] = {
+            name: paired(model, ranking.rank(), min(ks)) for name, ranking in rankings.items() if name != "model"
+        }
+    _record(trained, split, rankings, result)
+    return result
+
+
+def paired(a: NDArray[np.int64], b: NDArray[np.int64], k: int) -> dict[str, dict[str, float]]:
+    """95 % intervals of the difference a - b over users of NDCG@k and recall@k."""
+    return {
+        f"ndcg@{k}": paired_interval(ndcg_gain(a, k), ndcg_gain(b, k)),
+        f"recall@{k}": paired_interval(recall_gain(a, k), recall_gain(b, k)),
+    }
+
+
+def _record(trained: TrainedRun, split: Split, rankings: Mapping[str, Ranking], result: dict[str, Any]) -> None:
+    rows, _, target = split_users(trained.prepared, split)
+    columns: dict[str, Any] = {"user": trained.prepared.users.hash[rows], "position": target}
+    columns |= {name: ranking.rank() for name, ranking in rankings.items()}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    atomic_write_bytes(_ranks_file(trained.path, split), sink.getvalue().to_pybytes())
+    write_json(trained.path / "eval" / f"{split}.json", result)
+    if split == "test":
+        when = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        line = {"time": when, "fingerprint": trained.model.fingerprint, "ndcg@10": result["model"].get("ndcg@10")}
+        with open(trained.path / "test_reads.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _ranks_file(run: Path, split: Split) -> Path:
+    return run / "eval" / f"{split}.users.parquet"
+
+
+def compare(run_a: str | Path, run_b: str | Path, split: Split = "test", k: int = 10) -> dict[str, Any]:
+    """Paired 95 % intervals of run B over run A on the same users and targets, from their saved ranks.
+
+    Raises:
+        ConfigError: a run is not evaluated, or their users or targets differ.
+    """
+    tables = []
+    for run in (Path(run_a), Path(run_b)):
+        path = _ranks_file(run, split)
+        if not path.is_file():
+            raise ConfigError(f"{path}: not there; run `recgpt evaluate {run} --split {split}` first")
+        tables.append(pq.read_table(path))
+    a, b = ({name: table[name].to_numpy() for name in ("user", "position", "model")} for table in tables)
+    order_a, order_b = np.argsort(a["user"]), np.argsort(b["user"])
+    for name, what in (("user", "users"), ("position", "targets")):
+        if not np.array_equal(a[name][order_a], b[name][order_b]):
+            raise ConfigError(
+                f"{run_a} and {run_b}: their {what} differ, so they cannot be paired; evaluate both on one log and split"
+            )
+    rank_a, rank_b = a["model"][order_a], b["model"][order_b]
+    means = {
+        str(run): {f"ndcg@{k}": float(ndcg_gain(rank, k).mean()), f"recall@{k}": float(recall_gain(rank, k).mean())}
+        for run, rank in ((run_a, rank_a), (run_b, rank_b))
+    }
+    return {
+        "split": split,
+        "users": len(rank_a),
+        "unreachable": int((rank_a == MISS).sum()),
+        "runs": means,
+        "second_minus_first": paired(rank_b, rank_a, k),
+    }

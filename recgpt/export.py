@@ -1,0 +1,146 @@
+"""Batch export of user and item vectors to Parquet, part by part, so that a killed export goes on where it stopped."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recgpt.config import read_config
+from recgpt.data.events import NO_TIME
+from recgpt.data.schema import time_point
+from recgpt.errors import ConfigError
+from recgpt.files import atomic_write_bytes, remove_leftovers, write_json
+from recgpt.runs import TrainedRun, user_blocks
+from recgpt.state import last_time
+
+PART = 8192  # users or items of one file
+MANIFEST, STARTED = "manifest.json", "started.json"
+
+
+def export(
+    run: str | Path, out: str | Path, users: bool = True, items: bool = True, as_of: int | str | None = None
+) -> dict[str, Any]:
+    """Write `users/part-*.parquet`, `items/part-*.parquet` and, last, `manifest.json`.
+
+    The dot product of a user's and an item's embedding is the score that `recommend` ranks by.
+
+    Args:
+        run: a run folder.
+        out: the folder to write; whole parts of the same export that are there already are kept.
+        users: write (user, embedding, last_time, n_events).
+        items: write (item, embedding, n_events).
+        as_of: leave out events at or after this moment (ISO date, or an integer in the log's time unit).
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ConfigError: `out` holds another export.
+    """
+    trained, out = TrainedRun.open(run), Path(out)
+    head = {
+        "model": trained.model.fingerprint,
+        "dim": trained.model.config.dim,
+        "users": users,
+        "items": items,
+        "as_of": as_of,
+        "part": PART,
+    }
+    _claim(out, head)
+    counts: dict[str, Any] = {}
+    if items:
+        counts["n_items"] = _export_items(trained, out / "items")
+    if users:
+        counts["n_users"] = _export_users(trained, out / "users", as_of)
+    manifest = head | counts | {"written": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
+    write_json(out / MANIFEST, manifest)
+    (out / STARTED).unlink()
+    return manifest
+
+
+def _claim(out: Path, head: dict[str, Any]) -> None:
+    """Go on with the same export, or begin one; refuse to mix two."""
+    for name in (MANIFEST, STARTED):
+        if (out / name).is_file():
+            there = {key: value for key, value in read_config(out / name).items() if key in head}
+            if there != head:
+                differing = [key for key in head if there.get(key) != head[key]]
+                raise ConfigError(
+                    f"{out}: holds another export ({differing[0]}: {there.get(differing[0])} there, {head[differing[0]]} here); "
+                    "choose another --out or remove it"
+                )
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).is_file() for name in (MANIFEST, STARTED)):
+        raise ConfigError(f"{out}: is not empty and holds no export; choose another --out")
+    (out / MANIFEST).unlink(missing_ok=True)
+    write_json(out / STARTED, head)
+    for folder in (out, out / "users", out / "items"):
+        remove_leftovers(folder)
+
+
+def _write_part(path: Path, columns: dict[str, Any]) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    atomic_write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def _embeddings(vectors: np.ndarray) -> pa.Array:
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    return pa.ListArray.from_arrays(np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1], flat)
+
+
+def _export_items(trained: TrainedRun, folder: Path) -> int:
+    table, vectors = trained.model.items, trained.model.catalogue.numpy()
+    for part, first in enumerate(range(0, len(table), PART)):
+        path = folder / f"part-{part:05d}.parquet"
+        if not path.exists():
+            rows = slice(first, first + PART)
+            _write_part(
+                path,
+                {"item": table.ids[rows], "embedding": _embeddings(vectors[rows]), "n_events": table.n_events[rows]},
+            )
+    return len(table)
+
+
+def _export_users(trained: TrainedRun, folder: Path, as_of: int | str | None) -> int:
+    prepared = trained.prepared
+    lengths = prepared.users.n_events
+    if as_of is not None:
+        if not trained.model.schema.has_time:
+            raise ConfigError("--as-of: this log has no clock (data.time); leave it out")
+        lengths = _events_before(trained, time_point(as_of, trained.model.schema.time_unit))
+    for part, first in enumerate(range(0, prepared.n_users, PART)):
+        path = folder / f"part-{part:05d}.parquet"
+        if path.exists():
+            continue
+        rows = np.arange(first, min(first + PART, prepared.n_users))
+        vectors, times = [], []
+        for _, histories, _ in user_blocks(prepared, rows, lengths[rows], PART):
+            vectors.append(trained.model.embed_users(histories).numpy())
+            times += [None if (time := last_time(history)) == NO_TIME else time for history in histories]
+        _write_part(
+            path,
+            {
+                "user": pa.array(prepared.user_ids(rows)),
+                "embedding": _embeddings(np.concatenate(vectors)),
+                "last_time": pa.array(times, pa.int64()),
+                "n_events": lengths[rows],
+            },
+        )
+    return prepared.n_users
+
+
+def _events_before(trained: TrainedRun, moment: int) -> np.ndarray:
+    """How many events of each user come before a moment, by the newest known time so far."""
+    prepared = trained.prepared
+    counts = np.zeros(prepared.n_users, np.int64)
+    rows = np.arange(prepared.n_users)
+    for block, histories, _ in user_blocks(prepared, rows, prepared.users.n_events, PART):
+        for row, history in zip(block, histories, strict=True):
+            late = np.flatnonzero(np.maximum.accumulate(history.time) >= moment) if len(history) else []
+            counts[row] = late[0] if len(late) else len(history)
+    return counts

@@ -1,0 +1,76 @@
+"""Opening a finished run: its model beside the prepared log that it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recgpt.api import RecGPT
+from recgpt.config import read_config, validate
+from recgpt.data.events import Events
+from recgpt.data.prepare import prepare
+from recgpt.data.prepared import Prepared
+from recgpt.data.schema import DataConfig
+from recgpt.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run folder with what it holds.
+
+    Attributes:
+        path: the run's folder.
+        model: what it trained.
+        prepared: the log it was trained on.
+    """
+
+    path: Path
+    model: RecGPT
+    prepared: Prepared
+
+    @classmethod
+    def open(cls, path: str | Path) -> TrainedRun:
+        """Open a run folder.
+
+        Raises:
+            ConfigError: no finished run, or its log has changed since.
+        """
+        path = Path(path)
+        config = path / "config.yaml"
+        if not config.is_file():
+            raise ConfigError(f"{path}: no run folder (it holds no config.yaml); give one that `recgpt pretrain` wrote")
+        model = RecGPT.from_pretrained(path)
+        prepared = prepare(validate(DataConfig, read_config(config).get("data") or {}, f"{config}: data"))
+        if not np.array_equal(model.items.hash, prepared.items.hash):
+            raise ConfigError(
+                f"{path}: the log has changed since this run was trained ({len(model.items)} items then, "
+                f"{prepared.n_items} now); train it again with `recgpt pretrain CONFIG --fresh`"
+            )
+        return cls(path, model, prepared)
+
+
+def user_blocks(
+    prepared: Prepared, rows: NDArray[np.int64], length: NDArray[np.int64], size: int
+) -> Iterator[tuple[NDArray[np.int64], list[Events], list[NDArray[np.int64]]]]:
+    """Histories of users in blocks, each read from the log in one slice.
+
+    Args:
+        prepared: the log.
+        rows: int64 [M] user rows, ascending.
+        length: int64 [M] events of each user's history.
+        size: users of a block.
+
+    Yields:
+        The block's user rows, their histories, and the item rows of those.
+    """
+    offset = prepared.users.offset
+    for first in range(0, len(rows), size):
+        block, n_events = rows[first : first + size], length[first : first + size]
+        begin, end = int(offset[block[0]]), int(offset[block[-1]] + n_events[-1])
+        events, item_rows = prepared.events(begin, end), prepared.item_rows(begin, end)
+        spans = [slice(int(o) - begin, int(o + n) - begin) for o, n in zip(offset[block], n_events, strict=True)]
+        yield block, [events[span] for span in spans], [item_rows[span] for span in spans]
