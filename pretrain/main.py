@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recgpt.config import load_config
 
 from .config import PretrainConfig
 
+if TYPE_CHECKING:
+    from recgpt.model import EventModel
 
-def resolve(config: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> PretrainConfig:
-    """The whole config with `run.dir` and `data.prepared` filled in."""
+
+def resolve(
+    config: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    from_run: str | Path | None = None,
+) -> PretrainConfig:
+    """The whole config with `run.dir` and `run.start_from` filled in."""
     resolved = load_config(PretrainConfig, config, overrides)
+    changes: dict[str, Any] = {}
     if resolved.run.dir is None:
         name = "pretrain" if isinstance(config, Mapping) else Path(config).stem
-        resolved = resolved.model_copy(update={"run": resolved.run.model_copy(update={"dir": f"runs/{name}"})})
-    return resolved
+        changes["dir"] = f"runs/{name}"
+    if from_run is not None:
+        changes["start_from"] = str(from_run)
+    return resolved.model_copy(update={"run": resolved.run.model_copy(update=changes)})
 
 
 def run(
@@ -39,22 +49,22 @@ def run(
     """
     import torch
 
-    from recgpt.api import RecGPT
     from recgpt.data.prepare import prepare
     from recgpt.model import EventModel
-    from recgpt.train import train
+    from recgpt.train import run_status, train
 
     from .task import PretrainTask
 
-    resolved = resolve(config, overrides)
-    start = None if from_run is None else RecGPT.from_pretrained(from_run)
+    resolved = resolve(config, overrides, from_run)
+    run_status(Path(str(resolved.run.dir)), resolved, fresh)  # told before the log is read
     prepared = prepare(resolved.data)
     with torch.random.fork_rng():
         torch.manual_seed(resolved.run.seed)
         model = EventModel(resolved.model, prepared.schema)
-    if start is not None:
-        load_weights(model, start, str(from_run))
-    result = train(PretrainTask(resolved, prepared, model), resolved.optim, resolved.run, resolved, fresh)
+    if resolved.run.start_from is not None:
+        load_weights(model, resolved.run.start_from)
+    task = PretrainTask(resolved, prepared, model)
+    result = train(task, resolved.optim, resolved.run, resolved, fresh)
     return {
         "run": str(result.run_dir),
         "steps": result.step,
@@ -66,16 +76,20 @@ def run(
     }
 
 
-def load_weights(model: Any, start: Any, where: str) -> None:
-    """Copy an earlier run's weights.
+def load_weights(model: EventModel, start_from: str) -> None:
+    """Copy the weights of an earlier run.
 
     Raises:
         ConfigError: the two models have other shapes, or read other columns.
     """
+    from recgpt.api import RecGPT
     from recgpt.errors import ConfigError
 
-    old, new = start.model.state_dict(), model.state_dict()
+    old, new = RecGPT.from_pretrained(start_from).model.state_dict(), model.state_dict()
     differing = sorted(set(old) ^ set(new)) or [name for name in new if old[name].shape != new[name].shape]
     if differing:
-        raise ConfigError(f"--from {where}: {differing[0]} differs between the two models; use the same model and data columns")
+        raise ConfigError(
+            f"run.start_from: {start_from}: {differing[0]} differs between the two models; use the same model "
+            "section and data columns"
+        )
     model.load_state_dict(old)

@@ -48,7 +48,9 @@ class PretrainTask:
         self.prepared, self.loss = prepared, config.loss
         self.data = TrainingBatches(prepared, config.model.window, config.optim.batch_tokens, config.run.seed)
         if len(self.data) == 0:
-            raise ConfigError("data: no training target; check data.target and data.split against the log (`recgpt data check`)")
+            raise ConfigError(
+                "data: no training target; check data.target and data.split against the log (`recgpt data check`)"
+            )
         self.model = _Trained(events, config.loss)
         self.dtype = product_dtype(config.optim.precision)
         trained = prepared.items.hash[prepared.items.n_train_events > 0]

@@ -117,9 +117,13 @@ class RecGPT:
         folder = path / "model" if (path / "model").is_dir() else path
         for name in ("config.json", "model.safetensors", "items.parquet"):
             if not (folder / name).is_file():
-                raise ConfigError(f"{folder / name}: not there, so {path} is no finished run; finish it with `recgpt pretrain`")
+                raise ConfigError(
+                    f"{folder / name}: not there, so {path} is no finished run; finish it with `recgpt pretrain`"
+                )
         try:
-            saved = validate(_Saved, json.loads((folder / "config.json").read_text("utf-8")), str(folder / "config.json"))
+            saved = validate(
+                _Saved, json.loads((folder / "config.json").read_text("utf-8")), str(folder / "config.json")
+            )
             tensors = safetensors.torch.load_file(folder / "model.safetensors")
             items = ItemTable.read(folder / "items.parquet")
         except (safetensors.SafetensorError, OSError, ValueError) as error:
@@ -129,7 +133,8 @@ class RecGPT:
         problems = model.load_state_dict(tensors, strict=False)
         if problems.missing_keys or problems.unexpected_keys:
             raise ConfigError(
-                f"{folder / 'model.safetensors'}: missing {problems.missing_keys}, unexpected {problems.unexpected_keys}; "
+                f"{folder / 'model.safetensors'}: missing {problems.missing_keys}, unexpected "
+                f"{problems.unexpected_keys}; "
                 "the weights belong to another config.json"
             )
         return cls(model, items)
@@ -170,7 +175,7 @@ class RecGPT:
 
     @torch.no_grad()
     def embed_users(self, histories: Sequence[Events]) -> Tensor:
-        """Query vectors of several users in padded passes, float32 [M, D]: the embeddings of `encode_many` without the states."""
+        """Query vectors of several users in padded passes: the embeddings of `encode_many`, float32 [M, D]."""
         queries = torch.zeros(len(histories), self.config.dim)
         for rows in self._blocks([len(events) for events in histories]):
             queries[rows] = self.builder.embed_many([histories[row] for row in rows])
@@ -223,10 +228,15 @@ class RecGPT:
         given = read_events(table.append_column(self.schema.item, pa_row_ids(count)), shell)
         columns = columns | {name: torch.from_numpy(np.array(given.context[name])) for name in names}
         if "embedding" in table.column_names and self.schema.content_dim:
-            rows = [[np.nan] * self.schema.content_dim if row is None else row for row in table["embedding"].to_pylist()]
+            rows = [
+                [np.nan] * self.schema.content_dim if row is None else row for row in table["embedding"].to_pylist()
+            ]
             content = torch.tensor(rows, dtype=torch.float32)
             if content.shape != (count, self.schema.content_dim):
-                raise ConfigError(f"features.embedding: shape {tuple(content.shape)}; the model reads {self.schema.content_dim} numbers an item")
+                raise ConfigError(
+                    f"features.embedding: shape {tuple(content.shape)}; the model reads "
+                    f"{self.schema.content_dim} numbers an item"
+                )
         return columns, content
 
     @cached_property

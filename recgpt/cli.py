@@ -38,9 +38,7 @@ class _Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         verb.arguments(self)
-        self.add_argument(
-            "--json", action="store_true", help="one JSON object on stdout, logs on stderr"
-        )
+        self.add_argument("--json", action="store_true", help="one JSON object on stdout, logs on stderr")
         self.add_argument("--debug", action="store_true", help="show the traceback of a failure")
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:

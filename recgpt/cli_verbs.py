@@ -6,7 +6,9 @@ The functions are imported when their verb runs, so that `--help` and wrong argu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,9 +90,16 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _data_check(arguments: argparse.Namespace) -> dict[str, Any]:
-    from recgpt.data.check import check_from_config
+    from recgpt.data.check import check
 
-    return check_from_config(arguments.config, arguments.overrides)
+    return check(arguments.config, arguments.overrides)
+
+
+def _show_check(found: dict[str, Any]) -> None:
+    from recgpt.data.check import print_check
+
+    with contextlib.redirect_stderr(sys.stdout):  # as a verb's result it belongs on stdout
+        print_check(found)
 
 
 def _config_show(arguments: argparse.Namespace) -> Any:
@@ -168,9 +177,7 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     _run_argument(parser)
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the folder to write or to resume"
-    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write or to resume")
     parser.add_argument("--users", action="store_true", help="user embeddings")
     parser.add_argument("--items", action="store_true", help="item embeddings")
     parser.add_argument(
@@ -202,9 +209,7 @@ def _recommend_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="the user's id as it stands in the log; it may start with a minus",
     )
-    parser.add_argument(
-        "-k", type=_positive, default=10, metavar="N", help="how many items (default: 10)"
-    )
+    parser.add_argument("-k", type=_positive, default=10, metavar="N", help="how many items (default: 10)")
 
 
 def _recommend(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -241,7 +246,7 @@ _ALL = (
         ("data check my.yaml", "data check my.yaml --json"),
         _config_arguments,
         _data_check,
-        output.show_fields,
+        _show_check,
     ),
     Verb(
         "config show",

@@ -1,6 +1,7 @@
 """Configuration: typed sections, YAML files that hold differences from the defaults, `key.sub=value`.
 
-A section stands beside the module that it configures; a stage puts sections together. The attribute docstrings of a section
+A section stands beside the module that it configures; a stage puts sections together. The attribute docstrings of a
+section
 are the only documentation of its fields (`recgpt config show FILE` prints every value and its origin).
 """
 
@@ -11,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -63,7 +64,7 @@ def _leaves(annotation: Any) -> Iterator[Any]:
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads `3e-4` as text and `no` as false; here the first is a float and only true/false are booleans."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 (a copy, never changed)
         key: [(tag, regexp) for tag, regexp in pairs if not tag.endswith((":bool", ":int", ":float", ":timestamp"))]
         for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -129,9 +130,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
     return result
 
 
-def load_config(
-    cls: type[S], source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
-) -> S:
+def load_config(cls: type[S], source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> S:
     """Read, override and validate a config.
 
     Args:
@@ -189,9 +188,7 @@ def _known_keys(cls: type[Section], parts: Sequence[str]) -> list[str]:
             field = section.model_fields.get(part)
             if field is not None:
                 inner += [
-                    leaf
-                    for leaf in _leaves(field.annotation)
-                    if isinstance(leaf, type) and issubclass(leaf, Section)
+                    leaf for leaf in _leaves(field.annotation) if isinstance(leaf, type) and issubclass(leaf, Section)
                 ]
         sections = inner or sections
     return sorted({name for section in sections for name in section.model_fields})
@@ -199,9 +196,7 @@ def _known_keys(cls: type[Section], parts: Sequence[str]) -> list[str]:
 
 def dump_config(section: Section) -> str:
     """Every value of a section as YAML; `load_config` reads it back to an equal section."""
-    return yaml.safe_dump(
-        section.model_dump(mode="json"), sort_keys=False, allow_unicode=True, default_flow_style=None
-    )
+    return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
 def config_digest(section: Section) -> str:
@@ -220,9 +215,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def show_config(
-    cls: type[Section], source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
-) -> str:
+def show_config(cls: type[Section], source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> str:
     """Every resolved value, one a line, with its origin: file, override or default."""
     section = load_config(cls, source, overrides)
     in_file = flatten(read_config(source))
@@ -242,4 +235,3 @@ def show_config(
 def _show_line(key: str, text: str, origin: str) -> str:
     value = text.strip().removesuffix("...").strip()
     return f"{key}: {value}".ljust(60) + f" # {origin}"
-

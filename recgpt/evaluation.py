@@ -1,6 +1,7 @@
 """Retrieval metrics of a run beside popularity, item-kNN and Markov in the same pass over the users.
 
-Every candidate of the split is ranked; what the user has seen is removed (a target that was seen before stays). Users are
+Every candidate of the split is ranked; what the user has seen is removed (a target that was seen before stays).
+Users are
 streamed in blocks, so memory does not grow with their number.
 """
 
@@ -10,6 +11,7 @@ import datetime as dt
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -25,6 +27,7 @@ from recgpt.errors import ConfigError
 from recgpt.files import atomic_write_bytes, write_json
 from recgpt.metrics import MISS, RetrievalMetrics, ndcg_gain, paired_interval, recall_gain, target_ranks, top_k
 from recgpt.retrieval import RECOMMENDERS
+from recgpt.retrieval.base import Recommender
 from recgpt.runs import TrainedRun, user_blocks
 
 Split = Literal["valid", "test"]
@@ -103,9 +106,7 @@ def rank_users(
     """
     items = prepared.items
     candidate = items.valid_candidate if split == "valid" else items.test_candidate
-    results = {
-        name: Ranking(RetrievalMetrics(ks, items.n_train_events, int(candidate.sum()))) for name in scorers
-    }
+    results = {name: Ranking(RetrievalMetrics(ks, items.n_train_events, int(candidate.sum()))) for name in scorers}
     unreachable = repeats = n_users = 0
     for block in blocks(prepared, split):
         lengths = np.array([len(rows) for rows in block.item_rows])
@@ -151,15 +152,21 @@ def baseline_scorers(prepared: Prepared) -> dict[str, Scorer]:
     rows = np.flatnonzero(prepared.users.train_end > 0)
     for name, cls in RECOMMENDERS.items():
         recommender = cls().fit(_training_blocks(prepared, rows), prepared.n_items)
-        scorers[name] = lambda block, fitted=recommender: fitted.score(_lay_out(block.item_rows))  # type: ignore[misc]
+        scorers[name] = partial(_score, recommender)
     return scorers
+
+
+def _score(recommender: Recommender, block: Block) -> NDArray[np.float32]:
+    return recommender.score(_lay_out(block.item_rows))
 
 
 def _lay_out(item_rows: list[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.concatenate(item_rows), np.array([len(rows) for rows in item_rows], np.int64)
 
 
-def _training_blocks(prepared: Prepared, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _training_blocks(
+    prepared: Prepared, rows: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     offset, length = prepared.users.offset, prepared.users.train_end
     for first in range(0, len(rows), MAX_BLOCK):
         block = rows[first : first + MAX_BLOCK]
@@ -247,7 +254,8 @@ def compare(run_a: str | Path, run_b: str | Path, split: Split = "test", k: int 
     for name, what in (("user", "users"), ("position", "targets")):
         if not np.array_equal(a[name][order_a], b[name][order_b]):
             raise ConfigError(
-                f"{run_a} and {run_b}: their {what} differ, so they cannot be paired; evaluate both on one log and split"
+                f"{run_a} and {run_b}: their {what} differ, so they cannot be paired; evaluate both on one "
+                f"log and split"
             )
     rank_a, rank_b = a["model"][order_a], b["model"][order_b]
     means = {

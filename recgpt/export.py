@@ -71,7 +71,8 @@ def _claim(out: Path, head: dict[str, Any]) -> None:
             if there != head:
                 differing = [key for key in head if there.get(key) != head[key]]
                 raise ConfigError(
-                    f"{out}: holds another export ({differing[0]}: {there.get(differing[0])} there, {head[differing[0]]} here); "
+                    f"{out}: holds another export ({differing[0]}: {there.get(differing[0])} there, "
+                    f"{head[differing[0]]} here); "
                     "choose another --out or remove it"
                 )
     if out.is_dir() and any(out.iterdir()) and not any((out / name).is_file() for name in (MANIFEST, STARTED)):
@@ -141,6 +142,6 @@ def _events_before(trained: TrainedRun, moment: int) -> np.ndarray:
     rows = np.arange(prepared.n_users)
     for block, histories, _ in user_blocks(prepared, rows, prepared.users.n_events, PART):
         for row, history in zip(block, histories, strict=True):
-            late = np.flatnonzero(np.maximum.accumulate(history.time) >= moment) if len(history) else []
+            late: Any = np.flatnonzero(np.maximum.accumulate(history.time) >= moment) if len(history) else []
             counts[row] = late[0] if len(late) else len(history)
     return counts

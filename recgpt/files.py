@@ -28,9 +28,7 @@ def full_disk_told(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise RecGPTError(
-            f"{path}: no space left on the disk; free some and run the same command again"
-        ) from error
+        raise RecGPTError(f"{path}: no space left on the disk; free some and run the same command again") from error
 
 
 def fsync_path(path: Path) -> None:

@@ -61,8 +61,7 @@ def target_ranks(scores: Any, target: Any) -> tuple[NDArray[np.int64], NDArray[n
     columns = np.asarray(target, dtype=np.int64)
     if columns.shape != values.shape[:1]:
         raise RecGPTError(
-            f"target: shape {list(columns.shape)} beside scores {list(values.shape)}; "
-            "pass one column for each row"
+            f"target: shape {list(columns.shape)} beside scores {list(values.shape)}; pass one column for each row"
         )
     outside = (columns < -1) | (columns >= values.shape[1])
     if outside.any():
@@ -117,7 +116,7 @@ def top_k(scores: Any, k: int) -> NDArray[np.int64]:
 
 
 def recall_gain(rank: ArrayLike, k: int) -> NDArray[np.float64]:
-    """1 where the single target is among the first k, else 0 (also called hit rate). Float64 [B]."""
+    """1 where the target is among the first k, else 0 (also called hit rate). Float64 [B]."""
     ranks = np.asarray(rank, dtype=np.int64)
     return ((ranks != MISS) & (ranks <= k)).astype(np.float64)
 
@@ -145,9 +144,7 @@ class RetrievalMetrics:
             candidates of the split (they hold -inf for every user).
     """
 
-    def __init__(
-        self, ks: Sequence[int], item_popularity: ArrayLike, n_candidates: int | None = None
-    ) -> None:
+    def __init__(self, ks: Sequence[int], item_popularity: ArrayLike, n_candidates: int | None = None) -> None:
         self.ks = tuple(sorted({int(k) for k in ks}))
         if not self.ks or self.ks[0] < 1:
             raise RecGPTError(f"k: {list(ks)} must be one or more cut-offs of at least 1")
@@ -175,8 +172,7 @@ class RetrievalMetrics:
         columns = np.asarray(top_columns, dtype=np.int64)
         if columns.ndim != 2 or len(columns) != len(ranks) or columns.shape[1] < self.ks[-1]:
             raise RecGPTError(
-                f"top_columns: shape {list(columns.shape)} for {len(ranks)} ranks; "
-                f"pass [{len(ranks)}, {self.ks[-1]}]"
+                f"top_columns: shape {list(columns.shape)} for {len(ranks)} ranks; pass [{len(ranks)}, {self.ks[-1]}]"
             )
         self.n_users += len(ranks)
         self._add("mrr", reciprocal_rank(ranks))
@@ -212,9 +208,7 @@ class RetrievalMetrics:
         return out
 
 
-def paired_interval(
-    a: ArrayLike, b: ArrayLike, bootstrap: int = 0, seed: int = 0
-) -> dict[str, float]:
+def paired_interval(a: ArrayLike, b: ArrayLike, bootstrap: int = 0, seed: int = 0) -> dict[str, float]:
     """95 % interval of the mean difference a - b over users measured under both models.
 
     The default is the normal interval, mean +- 1.96 standard errors (n - 1 in the variance): with

@@ -35,7 +35,8 @@ class ModelConfig(TransformerConfig):
     id: IdEmbeddingConfig = IdEmbeddingConfig()
     """The item-id embedding."""
     id_dropout: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the items that have content or features whose id is hidden in a training batch: trains the content path for new items."""
+    """Share of the items that have content or features whose id is hidden in a training batch: trains the content
+    path for new items."""
     window: WindowConfig = WindowConfig()
     """The window rule."""
     state: StateConfig = StateConfig()
@@ -89,7 +90,10 @@ class EventModel(nn.Module):
         self.transformer = Transformer(config, config.window.length + 1)
         self.query = nn.Linear(dim, dim, bias=False)
         self.item = nn.Linear(dim, dim, bias=False)
-        for tower in (self.query, self.item):  # start with both towers in one space: an item's input is near its own vector
+        for tower in (
+            self.query,
+            self.item,
+        ):  # start with both towers in one space: an item's input is near its own vector
             nn.init.eye_(tower.weight)
         self.scale = 0.5 * math.sqrt(dim)
 
@@ -134,11 +138,11 @@ class EventModel(nn.Module):
         return hidden[0, 0], cache
 
     def queries(self, hidden: Tensor) -> Tensor:
-        """q = L2norm(W_q h): [..., D] -> unit [..., D], float32."""
+        """Q = L2norm(W_q h): [..., D] -> unit [..., D], float32."""
         return F.normalize(self.query(hidden).float(), dim=-1)
 
     def vectors(self, encoded: Tensor) -> Tensor:
-        """v = L2norm(W_v e): [U, D] -> unit [U, D], float32 (zero for an item of which nothing is known)."""
+        """V = L2norm(W_v e): [U, D] -> unit [U, D], float32 (zero for an item of which nothing is known)."""
         return F.normalize(self.item(encoded).float(), dim=-1)
 
 

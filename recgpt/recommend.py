@@ -29,9 +29,9 @@ def recommend_user(run: str | Path, user: str, k: int) -> dict[str, Any]:
     first = int(trained.prepared.users.offset[row])
     events = trained.prepared.events(first, first + int(trained.prepared.users.n_events[row]))
     state = trained.model.encode(events)
-    items = [{"item": item, "score": score} for item, score in trained.model.recommend(state, k)]
+    best = trained.model.recommend(state, k)
     return {
-        "items": [item | _title(trained, item["item"]) for item in items],
+        "items": [{"item": item, "score": score} | _title(trained, item) for item, score in best],
         "state": {
             "events": state.n,
             "last_time": None if state.last_time == NO_TIME else state.last_time,

@@ -37,16 +37,12 @@ def find_folder(name: str) -> Path:
         ConfigError: neither exists.
     """
     places = [PACKAGE / name]
-    if (
-        PACKAGE.parent / "pyproject.toml"
-    ).is_file():  # else: site-packages, where others own the names
+    if (PACKAGE.parent / "pyproject.toml").is_file():  # else: site-packages, where others own the names
         places.append(PACKAGE.parent / name)
     for folder in places:
         if folder.is_dir():
             return folder
-    raise ConfigError(
-        f"{name}: no such folder in {PACKAGE} or in a checkout around it; install recgpt again"
-    )
+    raise ConfigError(f"{name}: no such folder in {PACKAGE} or in a checkout around it; install recgpt again")
 
 
 def load_stage(name: str) -> CallableStage:
@@ -80,9 +76,7 @@ def _stage_source(name: str) -> Path:
 
 def _load_by_path(full_name: str, source: Path) -> ModuleType:
     """Import the package at `source` under `full_name`, as the import system would."""
-    spec = importlib.util.spec_from_file_location(
-        full_name, source, submodule_search_locations=[str(source.parent)]
-    )
+    spec = importlib.util.spec_from_file_location(full_name, source, submodule_search_locations=[str(source.parent)])
     if spec is None or spec.loader is None:
         raise ConfigError(f"{source}: Python cannot import this file")
     module = importlib.util.module_from_spec(spec)

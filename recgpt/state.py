@@ -1,6 +1,7 @@
 """UserState: what is kept of a user, and the chunk path that builds it.
 
-`build` and `extend` run fixed shapes (one user, whole chunks of C events, the tail padded to a chunk), so a state that grew event
+`build` and `extend` run fixed shapes (one user, whole chunks of C events, the tail padded to a chunk), so a state
+that grew event
 by event equals one that was encoded at once, bit for bit, on one machine and thread count.
 """
 
@@ -77,7 +78,9 @@ class UserState:
             size = int.from_bytes(data[:8], "little")
             scalars = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["state"])
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
-            raise RecGPTError(f"state: {len(data)} bytes are no whole user state ({error}); encode the user again") from error
+            raise RecGPTError(
+                f"state: {len(data)} bytes are no whole user state ({error}); encode the user again"
+            ) from error
         columns = {name[2:]: value.numpy() for name, value in tensors.items() if name.startswith("n.")}
         layers = sum(name.endswith(".k") for name in tensors)
         cache = [(tensors[f"kv.{i}.k"], tensors[f"kv.{i}.v"]) for i in range(layers)] or None
@@ -140,7 +143,8 @@ class StateBuilder:
         """Refuse a state of another model or schema."""
         if state.fingerprint != self.fingerprint:
             raise RecGPTError(
-                f"state: made by model {state.fingerprint}, this is {self.fingerprint}; encode the user again with this model"
+                f"state: made by model {state.fingerprint}, this is {self.fingerprint}; encode the user "
+                f"again with this model"
             )
 
     @torch.no_grad()

@@ -1,4 +1,7 @@
-"""What became of every row: kept, rejected for a reason, filtered or dropped; and the summary that tells it."""
+"""What became of every row: kept, rejected for a reason, filtered or dropped.
+
+And the summary that tells it.
+"""
 
 from __future__ import annotations
 
@@ -59,9 +62,7 @@ class Accounts:
         groups = log.typed.group_by(WHY).aggregate(n=log.typed.count())
         counts = {row[WHY]: row["n"] for row in engine.fetch(groups).to_pylist()}
         n_bad_lines = len(log.source.bad_lines)
-        accounts = cls(
-            engine, log, config, sum(counts.values()) + n_bad_lines, counts.get(FILTERED, 0)
-        )
+        accounts = cls(engine, log, config, sum(counts.values()) + n_bad_lines, counts.get(FILTERED, 0))
         if n_bad_lines:
             accounts.rejected[BAD_LINE, "data.format"] += n_bad_lines
         for why, n in counts.items():
@@ -86,9 +87,7 @@ class Accounts:
             ConfigError: the commonest reason with an example and the remedy.
         """
         if self.rows_in == 0:
-            raise ConfigError(
-                f"data.events: {_names(self.log.source.files)} has no rows; name a log with events"
-            )
+            raise ConfigError(f"data.events: {_names(self.log.source.files)} has no rows; name a log with events")
         considered = self.rows_in - self.n_filtered
         if considered == 0:
             raise ConfigError(
@@ -111,12 +110,11 @@ class Accounts:
                 f"{key}: {share}, {most}{reason} (expected {line.expected}, found {line.found} in"
                 f" {line.text[:60]!r}); check data.format.delimiter and columns"
             )
-        index, check = next(
-            (i, c) for i, c in enumerate(self.log.checks) if (c.reason, c.field) == (reason, key)
-        )
+        index, check = next((i, c) for i, c in enumerate(self.log.checks) if (c.reason, c.field) == (reason, key))
         bad = self.log.typed.filter(self.log.typed[WHY] == index).limit(1)
         value = self.engine.fetch(bad.select(value=check.column)).to_pylist()[0]["value"]
-        return f"{key}: {share}, {most}{reason} (column {check.column!r}, such as {value!r}); {self._remedy(check, value)}"
+        example = f"(column {check.column!r}, such as {value!r})"
+        return f"{key}: {share}, {most}{reason} {example}; {self._remedy(check, value)}"
 
     def _remedy(self, check: Check, value: Any) -> str:
         if check.reason == "time out of range":
@@ -129,7 +127,10 @@ class Accounts:
         return check.remedy
 
     def write_rejects(self, path: Path) -> None:
-        """Write every rejected row: reason, config key, value, file, row number in it (from 0), the row as JSON."""
+        """Write every rejected row.
+
+        Reason, config key, value, file, row number in it (from 0), the row as JSON.
+        """
         with pq.ParquetWriter(path, REJECT_SCHEMA) as writer:
             for rows in self._reject_rows():
                 writer.write_table(pa.Table.from_pylist(rows, REJECT_SCHEMA))
@@ -138,10 +139,16 @@ class Accounts:
         files = [str(file) for file in self.log.source.files]
         if self.log.source.bad_lines:
             yield [
-                {"reason": BAD_LINE, "field": "data.format", "value": line.text,
-                 "file": files[line.file], "row": None, "json": json.dumps(line.text, ensure_ascii=False)}
+                {
+                    "reason": BAD_LINE,
+                    "field": "data.format",
+                    "value": line.text,
+                    "file": files[line.file],
+                    "row": None,
+                    "json": json.dumps(line.text, ensure_ascii=False),
+                }
                 for line in self.log.source.bad_lines
-            ]  # fmt: skip
+            ]
         if self.n_rejected == len(self.log.source.bad_lines):
             return
         typed = self.log.typed
@@ -191,8 +198,7 @@ def summarise(
             "dropped": writer.n_dropped,
         },
         "rejected": [
-            {"reason": reason, "field": key, "rows": n}
-            for (reason, key), n in accounts.rejected.most_common()
+            {"reason": reason, "field": key, "rows": n} for (reason, key), n in accounts.rejected.most_common()
         ],
         "events": writer.rows,
         "users": users.num_rows,
@@ -203,6 +209,7 @@ def summarise(
         "tied_events": writer.n_tied,
         "copies": writer.n_copies,
         "unknown_times": writer.n_no_time if config.time is not None else None,
+        "backward_times": writer.n_backwards if config.time is not None else None,
         "time_range": [_iso(writer.first_time), _iso(writer.last_time)],
         "hash_collisions": collisions,
         "split": _split(config, writer),
@@ -231,11 +238,17 @@ def data_schema(config: DataConfig, side: ItemSide) -> DataSchema:
 
 def quantiles(values: NDArray[np.int64]) -> dict[str, float]:
     """Minimum, quartiles, 95th and 99th percentile, maximum, mean."""
-    places = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99, "max": 1.0}
-    found = np.quantile(values, list(places.values()), method="inverted_cdf")
-    return {name: float(q) for name, q in zip(places, found, strict=True)} | {
-        "mean": round(float(values.mean()), 3)
+    places = {
+        "min": 0.0,
+        "p25": 0.25,
+        "median": 0.5,
+        "p75": 0.75,
+        "p95": 0.95,
+        "p99": 0.99,
+        "max": 1.0,
     }
+    found = np.quantile(values, list(places.values()), method="inverted_cdf")
+    return {name: float(q) for name, q in zip(places, found, strict=True)} | {"mean": round(float(values.mean()), 3)}
 
 
 def _iso(time: int | None) -> str | None:
@@ -269,14 +282,24 @@ def _warnings(summary: dict[str, Any], config: DataConfig) -> list[str]:
     tell(rows["rejected"], "rows were rejected: see rejects.parquet")
     tell(rows["dropped"], "copies were dropped")
     if config.duplicates == "keep":
-        tell(summary["copies"], "events repeat the user, item and time of another (data.duplicates: keep)")
-    tell(summary["tied_events"], "events share their place in the order: ties were broken by the item hash")
+        tell(
+            summary["copies"],
+            "events repeat the user, item and time of another (data.duplicates: keep)",
+        )
+    tell(
+        summary["tied_events"],
+        "events share their place in the order: ties were broken by the item hash",
+    )
     tell(summary["unknown_times"], "events have no time")
+    tell(summary["backward_times"], "events are earlier than the event before them in data.order")
     tell(summary["one_event_users"], "users have one event: nothing to predict from")
     for name, n in summary["hash_collisions"].items():
         tell(n, f"{name} share their hash with another")
     if isinstance(config.split, LeaveOneOutSplit):
-        tell(summary["users"] - split["test"]["users"], "users have fewer than 3 targets: training only")
+        tell(
+            summary["users"] - split["test"]["users"],
+            "users have fewer than 3 targets: training only",
+        )
     for name in ("valid", "test"):
         if split[name]["users"] == 0:
             lines.append(f"no user has a {name} target by data.split: nothing can be evaluated on {name}")

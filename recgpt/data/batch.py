@@ -1,6 +1,7 @@
 """EventBatch: padded windows of events as tensors, with their next-item targets.
 
-B sequences, T events (right-padded), U distinct items among inputs and targets, N targets. Position t of a sequence is the state
+B sequences, T events (right-padded), U distinct items among inputs and targets, N targets. Position t of a sequence
+is the state
 that has seen its first t events (t = 0: none), so there are T + 1 positions.
 """
 
@@ -68,7 +69,8 @@ def tensor(array: NDArray) -> Tensor:
 def gap_buckets(time: NDArray[np.int64]) -> NDArray[np.int64]:
     """Buckets 1 + floor(log2(1 + seconds)) of the gaps between successive events, at most 33.
 
-    The first event of a run, and any gap that touches an unknown time, is unknown (0); a backward step counts as 0 seconds.
+    The first event of a run, and any gap that touches an unknown time, is unknown (0); a backward step counts as 0
+    seconds.
 
     Args:
         time: int64 [N] microseconds or `NO_TIME`.
@@ -137,7 +139,7 @@ def collate(
 
 
 def chunk_batch(events: Events, gap: NDArray[np.int64], items: ItemTable, width: int) -> EventBatch:
-    """One sequence padded to `width` events, every event with a row of its own in `items`: shapes depend on nothing else.
+    """One sequence padded to `width` events, every event with a row of its own in `items`: one shape.
 
     Args:
         events: at most `width` of them.

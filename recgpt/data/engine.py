@@ -1,18 +1,25 @@
-"""The one place that speaks to the query engine; everything else is Ibis expressions, which other engines run too."""
+"""The one place that speaks to the query engine.
+
+Everything else is Ibis expressions, which other engines run too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+from recgpt.errors import RecGPTError
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
     import pyarrow as pa
 
 FILE, ROW, KEEP = "__file", "__row", "__keep"
-"""Columns that `Engine.parquet` and `Engine.condition` add: file number, row within it, the `where` condition."""
+"""Columns that `Engine.parquet` and `Engine.condition` add: file number, row within it, the `where`
+condition."""
 
 
 class Engine:
@@ -29,7 +36,7 @@ class Engine:
         self.backend = ibis.duckdb.connect(
             memory_limit=memory_limit,
             temp_directory=str(scratch),
-            preserve_insertion_order=False,  # order comes from the row numbers; keeping it costs memory
+            preserve_insertion_order=False,  # row numbers keep the order; this would cost memory
             autoinstall_known_extensions=False,
             autoload_known_extensions=False,
         )
@@ -39,12 +46,18 @@ class Engine:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.backend.disconnect()
 
     def parquet(self, name: str, paths: Sequence[Path]) -> ir.Table:
-        """A view of Parquet files with two more columns: the file's number and the row's number in it."""
+        """A view of Parquet files with two more columns.
+
+        The file's number and the row's number in it.
+        """
         files = ", ".join(quote_text(str(path)) for path in paths)
         self.backend.raw_sql(
             f'CREATE VIEW {quote_name(name)} AS SELECT *, file_index::BIGINT AS "{FILE}",'
@@ -66,11 +79,39 @@ class Engine:
 
     def fetch(self, expression: ir.Table) -> pa.Table:
         """Run an expression and hold its result in memory."""
-        return self.batches(expression, 1 << 20).read_all()
+        with _failure_told():
+            return self._reader(expression, 1 << 20).read_all()
 
-    def batches(self, expression: ir.Table, rows: int) -> pa.RecordBatchReader:
+    def batches(self, expression: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
         """Run an expression and stream its result in batches of about `rows` rows."""
+        with _failure_told():
+            yield from self._reader(expression, rows)
+
+    def _reader(self, expression: ir.Table, rows: int) -> pa.RecordBatchReader:
+        # not Ibis's own fetch: version 12 calls methods that DuckDB 2 no longer has
         return self.backend.con.sql(self.backend.compile(expression)).to_arrow_reader(rows)
+
+
+@contextmanager
+def _failure_told() -> Iterator[None]:
+    """Turn the engine's failures (memory, disk, a cast in `where`) into one clear line."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise RecGPTError(
+            f"the query needs more memory or disk than it may use ({_first_line(error)});"
+            " raise data.memory_limit or free disk space, and run the same command again"
+        ) from error
+    except duckdb.Error as error:
+        raise RecGPTError(
+            f"reading the log failed ({_first_line(error)}); see `recgpt data check`, and data.where if it casts"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
 
 
 def quote_text(text: str) -> str:

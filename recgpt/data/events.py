@@ -20,7 +20,7 @@ class Events:
         item: int64 [N], the hash of the item id.
         time: int64 [N], microseconds since 1970 UTC, or `NO_TIME`.
         outcomes: name -> float32 [N]; NaN = unknown.
-        context: name -> int64 [N] (categorical: hash of the value, 0 = unknown) or float32 [N] (numeric, NaN = unknown).
+        context: name -> int64 [N] (categorical: hash, 0 = unknown) or float32 [N] (numeric, NaN = unknown).
         target: bool [N], whether the event is a next-item target.
     """
 

@@ -1,6 +1,7 @@
 """Ids become 64-bit hashes: no indexer, no vocabulary, the same on every machine.
 
-`hash = xxh64(text, seed 0)` read as a signed int64; integers are written in decimal, text is taken as UTF-8 unchanged.
+`hash = xxh64(text, seed 0)` read as a signed int64; integers are written in decimal, text is
+taken as UTF-8 unchanged.
 """
 
 from collections.abc import Iterable, Sequence

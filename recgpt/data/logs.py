@@ -57,7 +57,8 @@ def find_files(patterns: list[str], field: str) -> list[Path]:
 def _expand(pattern: str, field: str) -> str:
     if f"${DATA_VARIABLE}" in pattern and not os.environ.get(DATA_VARIABLE):
         raise ConfigError(
-            f"{field}: {pattern!r} needs the environment variable {DATA_VARIABLE}; set it to the folder"
+            f"{field}: {pattern!r} needs the environment variable {DATA_VARIABLE}; set it to the"
+            f" folder"
             f" that holds the logs{_what_to_put(pattern)}"
         )
     return os.path.expandvars(pattern)
@@ -65,7 +66,8 @@ def _expand(pattern: str, field: str) -> str:
 
 def _not_found(pattern: str, path: str, field: str) -> str:
     if os.path.isdir(path):
-        return f"{field}: {path!r} is a folder; name its files, for example {path.rstrip('/')}/*.parquet"
+        example = f"{path.rstrip('/')}/*.parquet"
+        return f"{field}: {path!r} is a folder; name its files, for example {example}"
     known = _what_to_put(pattern)
     if known:
         return f"{field}: no file {path!r}{known}"

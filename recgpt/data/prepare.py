@@ -1,12 +1,15 @@
 """`prepare`: an event log becomes sequences on disk, every input row accounted for.
 
-    files -> types and checks (read.py) -> distinct ids, hashed -> join, sort -> one streaming pass (sequences.py) -> Prepared
+    files -> types and checks (read.py) -> distinct ids, hashed -> join, sort -> one streaming pass
+    (sequences.py) -> Prepared
 
-Passes over the log: count the reasons; distinct users; distinct items; one per categorical context column; the sort.
+Passes over the log: count the reasons; distinct users; distinct items; one per categorical context
+column; the sort.
 """
 
 from __future__ import annotations
 
+import shutil
 import time as clock
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +30,7 @@ from recgpt.data.items import ItemTable
 from recgpt.data.prepared import FORMAT, Prepared, source_stamps
 from recgpt.data.progress import Stages
 from recgpt.data.read import Log, read_log
-from recgpt.data.schema import DataConfig
+from recgpt.data.schema import ColumnSplit, DataConfig
 from recgpt.data.sequences import USER_COLUMNS, SequenceWriter
 from recgpt.data.side import ItemSide, read_items
 from recgpt.errors import ConfigError
@@ -45,9 +48,7 @@ class _DataOnly(Section):
     """The log."""
 
 
-def data_config(
-    config: DataConfig | str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
-) -> DataConfig:
+def data_config(config: DataConfig | str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> DataConfig:
     """The `data` section of a config file (or of nested dicts), its other sections ignored.
 
     Args:
@@ -73,12 +74,14 @@ def prepare(
 
     Args:
         config: the `data` section, or a YAML file or nested dicts that hold one.
-        out: the folder; by default `data.prepared`, else `prepared/DIGEST` under the working directory.
+        out: the folder; by default `data.prepared`, else `prepared/DIGEST` under the working
+            directory.
         progress: show the stages on stderr.
         overrides: `data.key=value` strings.
 
     Raises:
-        ConfigError: the config or the log is at fault: one line names the field, the value and the remedy.
+        ConfigError: the config or the log is at fault: one line names the field, the value and
+            the remedy.
         RecGPTError: the disk is full, or the memory limit too small.
     """
     config = data_config(config, overrides)
@@ -90,8 +93,8 @@ def prepare(
         scratch = temporary / "scratch"
         scratch.mkdir()
         with Engine(config.memory_limit, scratch / "spill") as engine:
-            _Preparation(config, engine, temporary, scratch, stages).run()
-        _remove(scratch)
+            Preparation(config, engine, temporary, scratch, stages).run()
+        shutil.rmtree(scratch)
     return Prepared.open(folder)
 
 
@@ -100,26 +103,21 @@ def prepare_from_config(config: str | Path, overrides: Sequence[str] = ()) -> Pr
     return prepare(config, overrides=overrides)
 
 
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder)
-
-
-class _Preparation:
+class Preparation:
     """One run of `prepare` into an empty folder."""
 
-    def __init__(
-        self, config: DataConfig, engine: Engine, folder: Path, scratch: Path, stages: Stages
-    ) -> None:
+    def __init__(self, config: DataConfig, engine: Engine, folder: Path, scratch: Path, stages: Stages) -> None:
         self.config = config
         self.engine = engine
         self.folder = folder
         self.scratch = scratch
         self.stages = stages
 
-    def run(self) -> None:
-        """All stages; `summary.json` is written last."""
+    def run(self) -> Log:
+        """All stages; `summary.json` is written last.
+
+        Returns the log, open as long as the engine.
+        """
         started = clock.perf_counter()
         with self.stages.stage("read the log") as told:
             log = read_log(self.engine, self.config, self.scratch, told)
@@ -135,14 +133,17 @@ class _Preparation:
             told(users.num_rows)
         with self.stages.stage("distinct items") as told:
             ids, hashes = self._distinct(kept, "__item")
+            by_hash = np.argsort(hashes, kind="stable")
+            ids, hashes = ids.take(pa.array(by_hash)), hashes[by_hash]
             told(len(ids))
         with self.stages.stage("sort and split") as told:
-            events = self._sorted(kept, users, ids, hashes)
-            writer = SequenceWriter(self.config, len(ids), self.folder / "events")
+            events = self._sorted(kept, users, ids, len(log.source.files))
+            writer = SequenceWriter(self.config, hashes, self.folder / "events")
             writer.write_all(self.engine.batches(events, BATCH_ROWS), told)
         if self.config.duplicates == "fail" and writer.n_copies:
             raise ConfigError(
-                f"data.duplicates: fail, and {writer.n_copies:,} events repeat the user, item and time of"
+                f"data.duplicates: fail, and {writer.n_copies:,} events repeat the user, item"
+                f" and time of"
                 " another; remove them from the log, or set data.duplicates to keep or drop"
             )
         with self.stages.stage("write users and items"):
@@ -158,6 +159,7 @@ class _Preparation:
         }
         write_json(self.folder / "summary.json", summary)
         self.stages.warn(summary["warnings"])
+        return log
 
     def _distinct(self, kept: ir.Table, column: str) -> tuple[pa.Array, NDArray[np.int64]]:
         """The distinct values of an id column, sorted, and their hashes; null left out."""
@@ -168,49 +170,60 @@ class _Preparation:
         return ids, hash_ids(ids)
 
     def _user_table(self, kept: ir.Table) -> pa.Table:
-        """user, hash, sorted by (bucket, user); the row is the user_row. A bucket is a random part of the users."""
+        """user, hash, sorted by (bucket, user); the row is the user_row.
+
+        A bucket is a random part of the users.
+        """
         ids, hashes = self._distinct(kept, "__user")
         bucket = hashes.view(np.uint64) >> np.uint64(64 - BUCKET_BITS)
         order = np.argsort(bucket, kind="stable")
         return pa.table({"user": ids.take(pa.array(order)), "hash": hashes[order]})
 
-    def _sorted(
-        self, kept: ir.Table, users: pa.Table, ids: pa.Array, hashes: NDArray[np.int64]
-    ) -> ir.Table:
-        """The events with rows instead of ids, in their final order; what starts with `_` is not written."""
-        import ibis
+    def _sorted(self, kept: ir.Table, users: pa.Table, item_ids: pa.Array, n_files: int) -> ir.Table:
+        """The events with rows instead of ids, in their final order.
 
-        user_map = self.engine.arrow(
-            "user_map", pa.table({"uid": users["user"], "user_row": np.arange(users.num_rows)})
+        What starts with `__` is not written.
+
+        The order is (user, order, ties, item hash, place in the files): total, so that two runs are
+        equal. Items are
+        numbered by their hash, which keeps the sort key within the 32 bytes that the engine
+        compares fastest.
+        """
+        config, names = (
+            self.config,
+            ["__order", *(f"__tie.{i}" for i in range(len(self.config.tie)))],
         )
-        item_map = self.engine.arrow(
-            "item_map", pa.table({"iid": ids, "item_row": np.arange(len(ids)), "item": hashes})
-        )
-        kept = kept.select(*(name for name in kept.columns if name.startswith("__")))
-        joined = kept.inner_join(user_map, kept["__user"] == user_map["uid"])
-        joined = joined.inner_join(item_map, joined["__item"] == item_map["iid"])
-        for index, (name, context) in enumerate(self.config.context.items()):
-            if context.kind == "categorical":
-                values, codes = self._distinct(kept, f"__c.{name}")
-                value_map = self.engine.arrow(
-                    f"context_map_{index}", pa.table({f"v{index}": values, f"h{index}": codes})
-                )
-                joined = joined.left_join(value_map, joined[f"__c.{name}"] == value_map[f"v{index}"])
-        columns: dict[str, Any] = {name: joined[name] for name in ("user_row", "item", "item_row")}
-        columns["time"] = joined["__time"] if self.config.time is not None else ibis.null("int64")
-        columns["target"] = joined["__target"]
-        for name in self.config.outcomes:
-            columns[f"o.{name}"] = joined[f"__o.{name}"].cast("float32")
-        for index, (name, context) in enumerate(self.config.context.items()):
-            categorical = context.kind == "categorical"
-            columns[f"c.{name}"] = (
-                joined[f"h{index}"] if categorical else joined[f"__c.{name}"].cast("float32")
-            )
-        ties = [f"__tie.{index}" for index in range(len(self.config.tie))]
-        columns |= {name: joined[name] for name in ("__order", "__part", *ties, FILE, ROW)}
-        table = joined.select(**columns)
-        keys = ["user_row", "__order", *ties, "item", FILE, ROW]
-        return table.order_by([table[key].asc(nulls_first=True) for key in keys])
+        keys = ["user_row", *names, "item_row", "__row"]
+        if config.order is not None and config.time is not None:
+            names.append("__time")
+        if config.target != "all":
+            names.append("__target")
+        if isinstance(config.split, ColumnSplit):
+            names.append("__part")
+        columns: dict[str, Any] = {name: kept[name] for name in names}
+        columns["__row"] = kept[ROW] if n_files == 1 else kept[FILE] * 2**40 + kept[ROW]
+        columns |= {f"o.{name}": kept[f"__o.{name}"].cast("float32") for name in config.outcomes}
+        categorical = [name for name, context in config.context.items() if context.kind == "categorical"]
+        for name in config.context:
+            value = kept[f"__c.{name}"]
+            columns[f"c.{name}"] = value if name in categorical else value.cast("float32")
+        joined = kept.select("__user", "__item", **columns)
+        for key, ids, row in (
+            ("__user", users["user"], "user_row"),
+            ("__item", item_ids, "item_row"),
+        ):
+            table = pa.table({f"id of {row}": ids, row: pa.array(np.arange(len(ids)), pa.int32())})
+            numbered = self.engine.arrow(f"map of {row}", table)
+            joined = joined.inner_join(numbered, joined[key] == numbered[f"id of {row}"])
+        for name in categorical:
+            values, hashes = self._distinct(kept, f"__c.{name}")
+            table = pa.table({f"value of {name}": values, f"hash of {name}": hashes})
+            hashed = self.engine.arrow(f"map of c.{name}", table)
+            joined = joined.left_join(hashed, joined[f"c.{name}"] == hashed[f"value of {name}"])
+        ordered = {name: joined[name] for name in ("user_row", "item_row", *columns)}
+        ordered |= {f"c.{name}": joined[f"hash of {name}"] for name in categorical}
+        events = joined.select(**ordered)
+        return events.order_by([events[key].asc(nulls_first=True) for key in keys])
 
     def _write_users(self, users: pa.Table, writer: SequenceWriter) -> None:
         counts = writer.column("n_events")
@@ -222,9 +235,7 @@ class _Preparation:
         table = table.append_column("last_time", pa.array(last, mask=last == NO_TIME))
         pq.write_table(table, self.folder / "users.parquet")
 
-    def _write_items(
-        self, ids: pa.Array, hashes: NDArray[np.int64], side: ItemSide, writer: SequenceWriter
-    ) -> None:
+    def _write_items(self, ids: pa.Array, hashes: NDArray[np.int64], side: ItemSide, writer: SequenceWriter) -> None:
         ItemTable(
             ids=ids,
             hash=hashes,

@@ -1,4 +1,7 @@
-"""A prepared log: users' events end to end, memory-mapped, any run of them as numpy columns in microseconds."""
+"""A prepared log: users' events end to end.
+
+Memory-mapped, any run of them as numpy columns in microseconds.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,8 @@ class Users:
         offset: global position of the first event.
         n_events: number of events.
         train_end: training events are [0, train_end).
-        valid_history, valid_target, test_history, test_target: history [0, history) and the target's position.
+        valid_history, valid_target, test_history, test_target: history [0, history) and the
+            target's position.
         last_time: latest known time, microseconds since 1970 UTC, or `NO_TIME`.
     """
 
@@ -55,13 +59,18 @@ class Users:
 
     def part(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(history, target) positions of "valid" or "test"."""
-        columns = {"valid": (self.valid_history, self.valid_target),
-                   "test": (self.test_history, self.test_target)}  # fmt: skip
+        columns = {
+            "valid": (self.valid_history, self.valid_target),
+            "test": (self.test_history, self.test_target),
+        }
         return columns[name]
 
 
 class Prepared:
-    """What `prepare` wrote; opened by `Prepared.open`. Reading is thread-safe: nothing changes after opening."""
+    """What `prepare` wrote; opened by `Prepared.open`.
+
+    Reading is thread-safe: nothing changes after opening.
+    """
 
     def __init__(self, folder: Path, summary: dict[str, Any]) -> None:
         self.folder = folder
@@ -138,7 +147,8 @@ class Prepared:
             if column[int(row)].as_py() == user:
                 return int(row)
         raise ConfigError(
-            f"user {user!r} is not in the log; ids of column {self.schema.user!r} are {column.type},"
+            f"user {user!r} is not in the log; ids of column {self.schema.user!r} are"
+            f" {column.type},"
             f" such as {column[0].as_py()!r}"
         )
 
@@ -163,13 +173,18 @@ def _is_integer(text: str) -> bool:
 
 
 def _read_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary, None where there is none; it is written last, so that it stands for a whole folder."""
+    """The summary, None where there is none.
+
+    It is written last, so that it stands for a whole folder.
+    """
     try:
         return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise ConfigError(f"{folder / 'summary.json'}: damaged ({error}); remove the folder and prepare again") from error
+        raise ConfigError(
+            f"{folder / 'summary.json'}: damaged ({error}); remove the folder and prepare again"
+        ) from error
 
 
 def source_stamps(files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -185,7 +200,10 @@ Reader = Callable[[int, int], NDArray[Any]]
 
 
 def _open_events(folder: Path) -> dict[str, Reader]:
-    """Memory-map the events through `datasets`; its Arrow cache lies in the prepared folder itself."""
+    """Memory-map the events through `datasets`.
+
+    Its Arrow cache lies in the prepared folder itself.
+    """
     from datasets import Dataset
     from datasets.utils import disable_progress_bars, enable_progress_bars, is_progress_bar_enabled
 
@@ -202,7 +220,7 @@ def _open_events(folder: Path) -> dict[str, Reader]:
 
 
 def _column_reader(name: str, column: pa.ChunkedArray) -> Reader:
-    """A function (start, stop) -> numpy, read-only views of the mapped file where a run has no nulls."""
+    """A function (start, stop) -> numpy: views of the mapped file where a run has no nulls."""
     fill: Any = {"time": NO_TIME}.get(name, np.nan if pa.types.is_floating(column.type) else 0)
     dtype = np.dtype(column.type.to_pandas_dtype())
     chunks = [_chunk_reader(chunk, fill, dtype) for chunk in column.chunks if len(chunk)]
@@ -222,7 +240,10 @@ def _column_reader(name: str, column: pa.ChunkedArray) -> Reader:
 
 
 def _chunk_reader(chunk: pa.Array, fill: Any, dtype: np.dtype[Any]) -> Reader:
-    """Reads one Arrow chunk by its buffers: a few microseconds, where the compute functions take ten times that."""
+    """Reads one Arrow chunk by its buffers.
+
+    A few microseconds, where the compute functions take ten times that.
+    """
     if chunk.null_count == len(chunk):
         return lambda low, high: np.full(high - low, fill, dtype)
     valid, data = chunk.buffers()
@@ -242,9 +263,7 @@ def _chunk_reader(chunk: pa.Array, fill: Any, dtype: np.dtype[Any]) -> Reader:
 
     if bits is None:
         return values
-    return lambda low, high: np.where(
-        _unpack(bits, low + first, high + first), values(low, high), dtype.type(fill)
-    )
+    return lambda low, high: np.where(_unpack(bits, low + first, high + first), values(low, high), dtype.type(fill))
 
 
 def _unpack(bits: NDArray[np.uint8], low: int, high: int) -> NDArray[np.bool_]:

@@ -1,6 +1,7 @@
-"""From columns as they are to events as they must be: types, `where`, and the reason why a row is rejected.
+"""From columns as they are to events as they must be: types, and why a row is rejected.
 
-Everything here builds Ibis expressions; nothing is computed but the statistics that decide the types of text columns.
+Everything here builds Ibis expressions; nothing is computed but the statistics that decide the
+types of text columns.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from recgpt.data.engine import KEEP, ROW, Engine
 from recgpt.data.logs import find_files
 from recgpt.data.schema import UNITS_PER_SECOND, ColumnSplit, DataConfig, TargetConfig
-from recgpt.data.source import Source, TextStats, missing_column, open_source
+from recgpt.data.source import Source, TextStats, open_source
+from recgpt.data.where import Where
 from recgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ END_OF_TIME = 4_102_444_800
 """Seconds from 1970 to 2100."""
 INT64_MAX = 2**63 - 1
 FLOAT32_MAX = 3.4028234e38
+FLOAT64_MAX = 1.7976931348623157e308
 
 
 class Check(NamedTuple):
@@ -43,9 +46,9 @@ class Log:
 
     Attributes:
         source: the files.
-        typed: the input's columns and, beside them, the events' columns:
-            `__why` (null = kept, `FILTERED`, or an index of `checks`), user, item, order, time, tie.N, o.NAME, c.NAME,
-            target, part, each with the prefix `__`.
+        typed: the input's columns and, beside them, the events' columns, which start with `__`:
+            why (null = kept, `FILTERED`, or an index of `checks`), user, item, order, time, tie.N,
+            o.NAME, c.NAME, target, part.
         checks: what `__why` says.
     """
 
@@ -60,7 +63,10 @@ class Log:
 
 
 def read_log(
-    engine: Engine, config: DataConfig, scratch: Path, told: Callable[[int], None] = lambda rows: None
+    engine: Engine,
+    config: DataConfig,
+    scratch: Path,
+    told: Callable[[int], None] = lambda rows: None,
 ) -> Log:
     """Open the log of `config`.
 
@@ -79,13 +85,18 @@ def read_log(
             f"data.order: row needs a single file, data.events matches {len(files)}"
             f" ({files[0].name}, {files[1].name}, ...); name a column that sorts a user's events"
         )
-    condition = _Where(config.where) if config.where is not None else None
+    condition = Where(config.where) if config.where is not None else None
     used = used_columns(config)
     source = open_source(
-        engine, "log", files, config.format, "data.events", scratch,
+        engine,
+        "log",
+        files,
+        config.format,
+        "data.events",
+        scratch,
         lambda columns: [*used.values(), *(condition.names_in(columns) if condition else ())],
         told,
-    )  # fmt: skip
+    )
     for key, name in used.items():
         source.require([name], key)
     names = list(used.values()) + (condition.names_in(source.columns) if condition else [])
@@ -108,72 +119,6 @@ def used_columns(config: DataConfig) -> dict[str, str]:
     if isinstance(config.split, ColumnSplit):
         used["data.split.column"] = config.split.column
     return used
-
-
-class _Where:
-    """The `where` condition, parsed."""
-
-    def __init__(self, sql: str) -> None:
-        import sqlglot
-        from sqlglot import expressions as exp
-
-        self.sql = sql
-        try:
-            parsed = sqlglot.parse(sql, dialect="duckdb")
-        except sqlglot.errors.SqlglotError as error:
-            raise self._error(str(error)) from error
-        whole = parsed[0] if len(parsed) == 1 else None
-        if whole is None or not isinstance(whole, exp.Condition):
-            raise self._error("it is no single condition")
-        if whole.find(exp.Query, exp.AggFunc, exp.Window, exp.Star):
-            raise self._error("it may only compare columns of the same row")
-        self.parsed = whole
-
-    def _error(self, detail: str) -> ConfigError:
-        from re import sub
-
-        detail = sub(r"\x1b\[[0-9;]*m", "", detail).strip().split("\n")[0]
-        return ConfigError(
-            f"data.where: {self.sql!r} is no SQL condition ({detail}); write one such as part != 'test'"
-        )
-
-    def names_in(self, columns: list[str]) -> list[str]:
-        """The columns that the condition reads, spelt as in the file."""
-        from sqlglot import expressions as exp
-
-        spelt = {name.lower(): name for name in columns}
-        named = dict.fromkeys(column.name for column in self.parsed.find_all(exp.Column))
-        return [spelt.get(name.lower(), name) for name in named]
-
-    def apply(self, source: Source, stats: dict[str, TextStats]) -> ir.Table:
-        """The table with the condition as one more column; texts that are numbers throughout compare as numbers."""
-        import duckdb
-        from sqlglot import expressions as exp
-
-        names = self.names_in(source.columns)
-        for name in names:
-            if name not in source.columns:
-                line = missing_column("data.where", name, source.columns, source.files[0])
-                raise ConfigError(f"{line}; a text stands in single quotes")
-
-        def as_typed(node: exp.Expression) -> exp.Expression:
-            if not isinstance(node, exp.Column) or not source.text:
-                return node
-            stat = stats[self.names_in(source.columns)[named.index(node.name)]]
-            text = exp.func("NULLIF", node.copy(), exp.Literal.string(""))
-            if not stat.is_number:
-                return text
-            return exp.TryCast(this=text, to=exp.DataType.build("BIGINT" if stat.is_integer else "DOUBLE"))
-
-        named = list(dict.fromkeys(column.name for column in self.parsed.find_all(exp.Column)))
-        sql = self.parsed.copy().transform(as_typed).sql(dialect="duckdb")
-        try:
-            table = source.engine.condition("log_where", source.table, sql)
-        except duckdb.Error as error:
-            raise self._error(str(error)) from error
-        if not table.schema()[KEEP].is_boolean():
-            raise self._error(f"its type is {table.schema()[KEEP]}, not boolean")
-        return table
 
 
 class _Typing:
@@ -200,8 +145,13 @@ class _Typing:
             columns["__order"] = self.sort_key(config.order, "data.order", required=True)
         else:
             columns["__order"] = time
-            self.reject(columns["__order"].isnull(), "null time", "data.time", config.time or "",
-                        "give data.order too, then an unknown time is allowed")  # fmt: skip
+            self.reject(
+                columns["__order"].isnull(),
+                "null time",
+                "data.time",
+                config.time or "",
+                "give data.order too, then an unknown time is allowed",
+            )
         if time is not None:
             columns["__time"] = time
         for index, name in enumerate(config.tie):
@@ -227,9 +177,7 @@ class _Typing:
             branches.insert(0, (~self.table[KEEP].fill_null(False), FILTERED))
         return ibis.cases(*branches, else_=ibis.null("int64")).cast("int64")
 
-    def reject(
-        self, condition: ir.BooleanValue, reason: str, key: str, column: str, remedy: str
-    ) -> None:
+    def reject(self, condition: ir.BooleanValue, reason: str, key: str, column: str, remedy: str) -> None:
         """Rows that meet the condition are rejected."""
         self.checks.append(Check(condition, reason, key, column, remedy))
 
@@ -254,7 +202,13 @@ class _Typing:
         else:
             raise ConfigError(f"{key}: column {name!r} is {dtype}; ids are integers or text, so cast it to one")
         if required:
-            self.reject(value.isnull(), "null or empty id", key, name, "remove these rows, or filter them by data.where")
+            self.reject(
+                value.isnull(),
+                "null or empty id",
+                key,
+                name,
+                "remove these rows, or filter them by data.where",
+            )
         return value
 
     def number(self, name: str, key: str, kind: str) -> ir.FloatingColumn:
@@ -262,19 +216,42 @@ class _Typing:
         column, dtype = self.table[name], self.table[name].type()
         if self.source.text:
             value = column.nullif("").try_cast("float64")
-            self.reject((column != "") & value.isnull(), "not a number", key, name, "correct the text or leave it empty")
+            self.reject(
+                (column != "") & value.isnull(),
+                "not a number",
+                key,
+                name,
+                "correct the text or leave it empty",
+            )
         elif dtype.is_numeric() or dtype.is_boolean():
             value = (column.cast("int64") if dtype.is_boolean() else column).cast("float64")
         else:
             raise ConfigError(f"{key}: column {name!r} is {dtype}, not a number; cast it or drop it from the config")
         if self.source.text or dtype.is_floating():
-            self.reject(value.isnan(), "NaN", key, name, "write null where the value is unknown")
-            self.reject(value.abs() > FLOAT32_MAX, "not finite", key, name, "write null where the value is unknown")
+            self.reject(is_nan(value), "NaN", key, name, "write null where the value is unknown")
+            self.reject(
+                value.abs() > FLOAT32_MAX,
+                "not finite",
+                key,
+                name,
+                "write null where the value is unknown",
+            )
         if kind == "binary":
-            self.reject(value.notin([0.0, 1.0]), "outcome is not 0 or 1", key, name,
-                        "declare its kind as regression, or write 0 and 1")  # fmt: skip
+            self.reject(
+                value.notin([0.0, 1.0]),
+                "outcome is not 0 or 1",
+                key,
+                name,
+                "declare its kind as regression, or write 0 and 1",
+            )
         if kind == "watch_time":
-            self.reject(value < 0, "negative watch time", key, name, "declare its kind as regression, or correct it")
+            self.reject(
+                value < 0,
+                "negative watch time",
+                key,
+                name,
+                "declare its kind as regression, or correct it",
+            )
         return value
 
     def sort_key(self, name: str, key: str, required: bool) -> ir.Column:
@@ -283,10 +260,16 @@ class _Typing:
         if self.source.text:
             return self._text_sort_key(name, key, required)
         if dtype.is_floating():
-            self.reject(column.isnan(), "NaN", key, name, "number the events by integers")
-            value = column
+            self.reject(is_nan(column), "NaN", key, name, "number the events by integers")
+            value = column.cast("float64")
         elif dtype.is_unsigned_integer() and dtype.nbytes == 8:
-            self.reject(column > INT64_MAX, "above 2^63-1", key, name, "number the events by smaller integers")
+            self.reject(
+                column > INT64_MAX,
+                "above 2^63-1",
+                key,
+                name,
+                "number the events by smaller integers",
+            )
             value = (column <= INT64_MAX).ifelse(column, None).cast("int64")
         elif dtype.is_integer():
             value = column.cast("int64")
@@ -315,7 +298,13 @@ class _Typing:
 
     def _require_order(self, value: ir.Column, name: str, key: str, required: bool) -> None:
         if required:
-            self.reject(value.isnull(), "null order", key, name, "number these events, or filter them by data.where")
+            self.reject(
+                value.isnull(),
+                "null order",
+                key,
+                name,
+                "number these events, or filter them by data.where",
+            )
 
     def time(self, name: str) -> ir.IntegerColumn:
         """The clock in microseconds since 1970 UTC, null = unknown."""
@@ -326,13 +315,21 @@ class _Typing:
                 value: ir.Column = text.try_cast("timestamp('UTC')")
             else:
                 value = text.try_cast("int64" if stat.numbers == stat.integers else "float64")
-            self.reject(text.notnull() & value.isnull(), "not a time", key, name, "correct the text or leave it empty")
+            self.reject(
+                text.notnull() & value.isnull(),
+                "not a time",
+                key,
+                name,
+                "correct the text or leave it empty",
+            )
         elif dtype.is_timestamp() or dtype.is_date():
             value = column.cast("timestamp('UTC')")
         elif dtype.is_integer() or dtype.is_float64():
             value = column
         else:
-            raise ConfigError(f"{key}: column {name!r} is {dtype}; a clock is an integer or a timestamp, so cast it to one")
+            raise ConfigError(
+                f"{key}: column {name!r} is {dtype}; a clock is an integer or a timestamp, so cast it to one"
+            )
         if value.type().is_timestamp():
             return self._moments(value, name)
         return self._ticks(value, name)
@@ -343,22 +340,36 @@ class _Typing:
         start, end = ibis.timestamp("1970-01-01 00:00:00"), ibis.timestamp("2100-01-01 00:00:00")
         naive = value.cast("timestamp")
         inside = (naive >= start) & (naive < end)
-        self.reject(~inside, "time out of range", "data.time", name, "times lie from 1970 to 2099; correct the clock")
+        self.reject(
+            ~inside,
+            "time out of range",
+            "data.time",
+            name,
+            "times lie from 1970 to 2099; correct the clock",
+        )
         return inside.ifelse(naive, None).delta(start, unit="microsecond").cast("int64")
 
     def _ticks(self, value: ir.NumericColumn, name: str) -> ir.IntegerColumn:
         unit = self.config.time_unit
         per_second = UNITS_PER_SECOND[unit]
         if value.type().is_floating():
-            self.reject(value.isnan(), "NaN", "data.time", name, "write null where the time is unknown")
+            self.reject(is_nan(value), "NaN", "data.time", name, "write null where the time is unknown")
         inside = (value >= 0) & (value < END_OF_TIME * per_second)
-        self.reject(~inside, "time out of range", "data.time", name,
-                    f"as time_unit {unit} it lies outside 1970 to 2099; set data.time_unit")  # fmt: skip
+        self.reject(
+            ~inside,
+            "time out of range",
+            "data.time",
+            name,
+            f"as time_unit {unit} it lies outside 1970 to 2099; set data.time_unit",
+        )
         ticks = inside.ifelse(value, None)
         if value.type().is_floating():
             return (ticks * (10**6 / per_second)).round().cast("int64")
         ticks = ticks.cast("int64")
-        return ticks // 1000 if unit == "ns" else ticks * (10**6 // per_second)
+        if unit == "ns":
+            # `//` goes through doubles here; a multiple of 1000 divides nearly enough to round
+            return ((ticks - ticks % 1000) / 1000).round().cast("int64")
+        return ticks * (10**6 // per_second)
 
     def target(self, columns: dict[str, Any]) -> ir.BooleanValue:
         """Whether the event is a next-item target."""
@@ -384,9 +395,20 @@ class _Typing:
         )
 
 
+def is_nan(column: ir.FloatingColumn) -> ir.BooleanColumn:
+    """Whether a value is NaN, whatever the file's statistics say.
+
+    Parquet's minimum and maximum leave NaN out, and DuckDB concludes from them that a column has
+    none: a plain `isnan`
+    is then false on every row. It does not see through `nullif` (a test pins it).
+    """
+    return column.nullif(FLOAT64_MAX).isnan()
+
+
 def _float_ids(key: str, name: str, found: str) -> str:
     return (
-        f"{key}: column {name!r} is {found}; floating point cannot hold every id, so write the ids as"
+        f"{key}: column {name!r} is {found}; floating point cannot hold every id, so write the"
+        f" ids as"
         " integers or text (in pandas: astype('Int64'))"
     )
 
@@ -397,5 +419,3 @@ def likely_unit(value: int | float) -> str | None:
         if 631_152_000 * per_second <= value < END_OF_TIME * per_second:
             return unit
     return None
-
-

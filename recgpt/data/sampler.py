@@ -1,7 +1,7 @@
 """Training windows and their order: a pure function of (seed, epoch, rank), so that a position is two integers.
 
-Windows are [kS, kS + W) of a user's training events; only positions n with start(n) = kS carry a target, so every event is
-predicted once, from exactly the events that a state at its n reads.
+Windows are [kS, kS + W) of a user's training events; only positions n with start(n) = kS carry a target, so
+every event is predicted once, from exactly the events that a state at its n reads.
 """
 
 from __future__ import annotations
@@ -120,7 +120,9 @@ class TrainingBatches:
         """The batch of some windows."""
         inputs, targets = [], []
         for row in rows:
-            first, length, skip = (int(column[row]) for column in (self.windows.first, self.windows.length, self.windows.skip))
+            first, length, skip = (
+                int(column[row]) for column in (self.windows.first, self.windows.length, self.windows.skip)
+            )
             events = self.prepared.events(first, first + length + 1)
             position = np.flatnonzero(events.target[skip:]) + skip
             inputs.append(events[:length])

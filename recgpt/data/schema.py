@@ -97,7 +97,8 @@ class TimeSplit(Section):
 
     kind: Literal["time"]
     valid: int | str
-    """Start of validation: an ISO date or datetime (UTC unless it gives an offset), or an integer in `time_unit`."""
+    """Start of validation: an ISO date or datetime (UTC unless it gives an offset), or an integer
+    in `time_unit`."""
     test: int | str
     """Start of the test part, later than `valid`."""
 
@@ -108,9 +109,7 @@ class TimeSplit(Section):
             try:
                 datetime.fromisoformat(value)
             except ValueError:
-                raise ValueError(
-                    "not an ISO date such as 2022-04-28 or 2022-04-28T12:00:00+02:00"
-                ) from None
+                raise ValueError("not an ISO date such as 2022-04-28 or 2022-04-28T12:00:00+02:00") from None
         return value
 
 
@@ -139,7 +138,8 @@ class DataConfig(Section):
     """Where the log lies, which column is what, and how it is split."""
 
     events: list[str]
-    """Files or globs, Parquet or text (.csv, .tsv, .txt, also .gz); `$RECGPT_DATA` is expanded. One text is a list of one."""
+    """Files or globs, Parquet or text (.csv, .tsv, .txt, also .gz); `$RECGPT_DATA` is expanded. One
+    text is a list of one."""
     format: FormatConfig = FormatConfig()
     """Layout of a text log."""
     where: str | None = None
@@ -149,15 +149,18 @@ class DataConfig(Section):
     item: str
     """Column of the item id: integers or text, never floating point."""
     order: str | None = None
-    """Column that sorts a user's events, or `row` = the file order of a single file. Absent: `time`."""
+    """Column that sorts a user's events, or `row` = the file order of a single file. Absent:
+    `time`."""
     time: str | None = None
-    """Column of the clock: a number in `time_unit` or a timestamp. Null = unknown where `order` is given."""
+    """Column of the clock: a number in `time_unit` or a timestamp. Null = unknown where `order` is
+    given."""
     time_unit: TimeUnit = "s"
     """Unit of a numeric `time` column."""
     tie: list[str] = []
     """Columns that sort events of equal order; then the item hash does."""
     duplicates: Literal["keep", "drop", "fail"] = "keep"
-    """What to do with copies: same user, same item, same time (same order where the time is unknown)."""
+    """What to do with copies: same user, same item, same time (same order where the time is
+    unknown)."""
     outcomes: dict[str, OutcomeConfig] = {}
     """Columns known after the event; null = unknown, NaN = rejected."""
     context: dict[str, ContextConfig] = {}
@@ -171,7 +174,8 @@ class DataConfig(Section):
     max_reject_fraction: float = Field(default=0.01, ge=0, le=1)
     """Stop when more than this part of the rows is rejected."""
     prepared: str | None = None
-    """Folder of the prepared log; by default `prepared/DIGEST` of this section under the working directory."""
+    """Folder of the prepared log; by default `prepared/DIGEST` of this section under the working
+    directory."""
     memory_limit: str = DEFAULT_MEMORY_LIMIT
     """What the query engine may use while preparing; larger sorts go to the disk."""
 
@@ -232,13 +236,14 @@ class DataConfig(Section):
 
     def digest(self) -> str:
         """What the prepared log depends on (neither where it is written nor the memory used)."""
-        return config_digest(
-            self.model_copy(update={"prepared": None, "memory_limit": DEFAULT_MEMORY_LIMIT})
-        )
+        return config_digest(self.model_copy(update={"prepared": None, "memory_limit": DEFAULT_MEMORY_LIMIT}))
 
 
 class DataSchema(Section):
-    """What the model must know of a log: columns, kinds and widths; part of a model's fingerprint."""
+    """What the model must know of a log: columns, kinds and widths.
+
+    Part of a model's fingerprint.
+    """
 
     user: str = "user"
     """Column of the user id."""

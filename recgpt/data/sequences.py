@@ -1,4 +1,7 @@
-"""The streaming pass over the sorted events: copies, ties, splits, counts, and the final Parquet parts."""
+"""The streaming pass over the sorted events.
+
+Copies, ties, splits, counts, and the final Parquet parts.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,16 @@ from recgpt.data.split import UserSplit, split_users
 EVENTS_PER_PART = 1 << 23
 ROW_GROUP = 1 << 19
 USER_COLUMNS = (
-    "hash", "offset", "n_events", "train_end", "valid_history", "valid_target", "test_history", "test_target", "last_time",
-)  # fmt: skip
+    "hash",
+    "offset",
+    "n_events",
+    "train_end",
+    "valid_history",
+    "valid_target",
+    "test_history",
+    "test_target",
+    "last_time",
+)
 
 
 class SequenceWriter:
@@ -27,19 +38,24 @@ class SequenceWriter:
 
     Args:
         config: the data section.
-        n_items: number of items.
+        item_hash: int64 [I], by item_row.
         folder: where the parts are written.
 
     Attributes:
-        users: per user and in order of user_row: n_events, the split's positions, last_time (`NO_TIME` = unknown).
+        users: per user and in order of user_row: n_events, the split's positions, last_time
+            (`NO_TIME` = unknown).
         n_events, n_train_events: int64 [I], events per item.
         valid_seen, test_seen: bool [I], items with an event before the moment of a time split.
         n_copies, n_dropped, n_tied, n_targets, n_no_time: counts of events.
-        first_time, last_time: the range of the known times, microseconds; None where there are none.
+        n_backwards: events whose time is smaller than that of the event before them.
+        first_time, last_time: the range of the known times, microseconds; None where there are
+            none.
     """
 
-    def __init__(self, config: DataConfig, n_items: int, folder: Path) -> None:
+    def __init__(self, config: DataConfig, item_hash: NDArray[np.int64], folder: Path) -> None:
+        n_items = len(item_hash)
         self.config = config
+        self.item_hash = item_hash
         self.folder = folder
         self.users: list[dict[str, NDArray[np.int64]]] = []
         self.n_events = np.zeros(n_items, np.int64)
@@ -47,6 +63,7 @@ class SequenceWriter:
         self.valid_seen = np.zeros(n_items, np.bool_)
         self.test_seen = np.zeros(n_items, np.bool_)
         self.n_copies = self.n_dropped = self.n_tied = self.n_targets = self.n_no_time = 0
+        self.n_backwards = 0
         self.first_time: int | None = None
         self.last_time: int | None = None
         self.rows = 0
@@ -82,6 +99,7 @@ class SequenceWriter:
         """Whole users."""
         if events.num_rows == 0:
             return
+        events = self._complete(events)
         user = events["user_row"].to_numpy()
         self.n_tied += _count_tied(events, user)
         copies = find_copies(events, user)
@@ -92,15 +110,36 @@ class SequenceWriter:
             user = events["user_row"].to_numpy()
         starts = np.flatnonzero(np.diff(user, prepend=user[0] - 1))
         counts = np.diff(starts, append=len(user))
-        time = _times(events)
+        time, item = _times(events), events["item_row"].to_numpy()
         target = events["target"].to_numpy()
-        split = split_users(
-            self.config, starts, counts, target, time, events["__part"].to_numpy()
-        )
+        part = events["__part"].to_numpy() if "__part" in events.column_names else None
+        split = split_users(self.config, starts, counts, target, time, part)
         self._count_users(starts, counts, time, split)
-        self._count_items(events["item_row"].to_numpy(), starts, counts, split)
+        self._count_items(item, starts, counts, split)
         self.n_targets += int(target.sum())
-        self._write(events.drop_columns([n for n in events.column_names if n.startswith("_")]))
+        self._write(events)
+
+    def _complete(self, events: pa.Table) -> pa.Table:
+        """Add the columns that need not pass through the sort.
+
+        Wide rows, the item hash, the time, the target.
+        """
+        row = events["item_row"].to_numpy()
+        if self.config.time is None:
+            time = pa.nulls(len(row), pa.int64())
+        else:
+            time = events["__time" if self.config.order is not None else "__order"]
+        every = "__target" not in events.column_names
+        columns = {
+            "user_row": events["user_row"].cast("int64"),
+            "item": pa.array(self.item_hash[row]),
+            "item_row": events["item_row"].cast("int64"),
+            "time": time,
+            "target": pa.array(np.ones(len(row), np.bool_)) if every else events["__target"],
+        }
+        for prefix in ("o.", "c.", "__order", "__tie.", "__part"):
+            columns |= {n: events[n] for n in events.column_names if n.startswith(prefix)}
+        return pa.table(columns)
 
     def _count_users(
         self,
@@ -114,6 +153,9 @@ class SequenceWriter:
         self.users.append({"n_events": counts, **positions, "last_time": last})
         known = time[time != NO_TIME]
         self.n_no_time += len(time) - len(known)
+        back = (time[1:] < time[:-1]) & (time[1:] != NO_TIME)
+        back[starts[1:] - 1] = False  # another user's clock
+        self.n_backwards += int(back.sum())
         if len(known):
             low, high = int(known.min()), int(known.max())
             self.first_time = low if self.first_time is None else min(low, self.first_time)
@@ -135,11 +177,15 @@ class SequenceWriter:
         self.test_seen[item[position < np.repeat(split.test_seen_end, counts)]] = True
 
     def _write(self, events: pa.Table) -> None:
+        events = events.drop_columns([n for n in events.column_names if n.startswith("__")])
         if self._writer is None or self._rows_in_part >= EVENTS_PER_PART:
             if self._writer is not None:
                 self._writer.close()
             path = self.folder / f"part-{self._parts:05d}.parquet"
-            self._writer = pq.ParquetWriter(path, events.schema, compression="lz4")
+            few_values = [n for n in events.column_names if n.startswith(("o.", "c."))]
+            self._writer = pq.ParquetWriter(
+                path, events.schema, compression="lz4", use_dictionary=["user_row", *few_values]
+            )
             self._parts += 1
             self._rows_in_part = 0
         self._writer.write_table(events, row_group_size=ROW_GROUP)
@@ -165,7 +211,10 @@ def _count_tied(events: pa.Table, user: NDArray[np.int64]) -> int:
 
 
 def find_copies(events: pa.Table, user: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """bool [N], True for every event after the first of the same user, item and time (order where the time is unknown)."""
+    """Which events repeat an earlier one, bool [N].
+
+    A copy has the same user, item and time (the same order, where the time is unknown).
+    """
     item = events["item_row"].to_numpy()
     time = _times(events)
     order = _as_int64(events["__order"])

@@ -1,346 +1,38 @@
-"""A log whose truth is known: users who watch series in a catalogue, shown by a logging policy.
+"""A log whose truth is known, for the quickstart and for tests.
 
-One event is one exposure. Before it the policy's latent state of a user holds
-
-- ``preference`` p [K]: the mood of the session (one of the user's few interests, which drift from
-  session to session) plus a running mean of the latent vectors of the items clicked so far;
-- open series: at most ``open_series`` next parts, each opened by a click on the part before it and
-  weighted by age; a like opens it with more weight; being shown closes it.
-
-The policy continues an open series with probability ``c = continue_rate * (1 - exp(-sum w))`` and
-else draws from all items::
-
-    P(j) = (1 - c) softmax_j(log popularity_j + affinity_scale p.z_j - repeat_penalty [seen])
-           + c sum_{open parts = j} w / sum w
-
-Outcomes follow with known probability: click = sigmoid(appeal), appeal being linear in p.z and in
-what the session's device adds, and higher for a continued series; like only after a click; seconds
-watched with a known mean. So order, outcomes, context, gaps and content all carry information, and
-`Simulation.oracle_scores` is the best that any model can do under the same protocol.
-
-The generator is numpy's PCG64 and every random number is drawn before the simulation starts, so a
-log does not depend on how the users are cut into chunks.
+`recgpt.data.world` tells what happens in it; this module writes it to a folder and answers as the
+oracle: the best that any model can do under the same protocol.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field
 
-from recgpt.config import Section, dump_config, load_config
+from recgpt.config import dump_config, load_config
 from recgpt.data.catalogue import Catalogue, make_catalogue
+from recgpt.data.world import (
+    DEVICES,
+    Floats,
+    Ints,
+    Log,
+    SimulatorConfig,
+    State,
+    base_logits,
+    continue_probability,
+    generate,
+)
 from recgpt.errors import ConfigError, RecGPTError
 from recgpt.files import atomic_dir
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
+__all__ = ["Simulation", "SimulatorConfig", "open_simulation", "simulate"]
 
-DEVICES = ("phone", "tablet", "tv")
-START_MS = 1_767_225_600_000  # 2026-01-01 UTC
-_CHUNK = 256
-_DAY_MS = 86_400_000
-
-
-class SimulatorConfig(Section):
-    """The constants of the simulated world."""
-
-    n_users: int = Field(5_000, ge=1)
-    """Users."""
-    n_items: int = Field(2_000, ge=20)
-    """Items."""
-    min_events: int = Field(60, ge=3)
-    """The shortest history."""
-    max_events: int = Field(100, ge=3)
-    """The longest history; lengths are uniform between the two."""
-    n_categories: int = Field(40, ge=1)
-    """Item categories."""
-    series_length: int = Field(10, ge=2)
-    """Parts in a series; the last series of a category may be shorter."""
-    latent_dim: int = Field(16, ge=2)
-    """K, the dimension of interests and items."""
-    content_dim: int = Field(32, ge=2)
-    """The dimension of the content vectors."""
-    content_noise: float = Field(0.5, ge=0)
-    """Noise beside the signal in a content vector."""
-    popularity_scale: float = Field(0.9, ge=0)
-    """Standard deviation of an item's log popularity."""
-    affinity_scale: float = Field(5.0, ge=0)
-    """How much the policy follows the preference."""
-    n_interests: int = Field(3, ge=1)
-    """Interests of a user; a session has one of them as its mood."""
-    drift: float = Field(0.1, ge=0)
-    """Change of every interest from one session to the next."""
-    memory: float = Field(0.9, ge=0, lt=1)
-    """What the running mean of clicked items keeps at a click."""
-    repeat_penalty: float = Field(6.0, ge=0)
-    """Log probability taken from an item that the user has seen."""
-    continue_rate: float = Field(0.6, ge=0, lt=1)
-    """The largest probability of continuing a series."""
-    open_series: int = Field(8, ge=1)
-    """Series that a user may have open."""
-    series_decay: float = Field(0.95, gt=0, le=1)
-    """What an open series keeps of its weight at each event."""
-    session_events: float = Field(12.0, gt=1)
-    """Mean events in a session."""
-    seed: int = Field(0, ge=0)
-    """Seed of everything."""
-
-    @classmethod
-    def preset(cls, size: Literal["tiny", "small"], seed: int = 0) -> Self:
-        """``tiny``: 300 users, 200 items, for tests. ``small``: the defaults, about 400,000 events."""
-        if size == "small":
-            return cls(seed=seed)
-        if size == "tiny":
-            return cls(
-                n_users=300, n_items=200, n_categories=10, min_events=20, max_events=40, seed=seed
-            )
-        raise ConfigError(f"size: {size!r} is unknown; choose tiny or small")
-
-
-@dataclass(frozen=True)
-class State:
-    """The latent state of B users before an event.
-
-    preference: float32 [B, K].
-    open_item: int64 [B, S], the row of the next part of an open series, -1 = free.
-    open_weight: float32 [B, S], 0 where free.
-    """
-
-    preference: Floats
-    open_item: Ints
-    open_weight: Floats
-
-    def take(self, rows: Any) -> State:
-        """The state of some of the users."""
-        return State(self.preference[rows], self.open_item[rows], self.open_weight[rows])
-
-
-@dataclass(frozen=True)
-class Log:
-    """The events, user by user in order; N events, all arrays [N]."""
-
-    user: Ints
-    item: Ints
-    time_ms: Ints
-    device: Ints
-    click: Floats
-    like: Floats
-    watch_seconds: Floats
-    p_exposure: Floats
-    p_click: Floats
-    p_like: Floats
-    mean_watch_seconds: Floats
-
-
-def base_logits(
-    config: SimulatorConfig, catalogue: Catalogue, preference: Floats, seen: Any
-) -> Floats:
-    """Log probabilities up to a constant where no series is continued, float32 [B, I]."""
-    logits = preference @ (config.affinity_scale * catalogue.latent).T
-    logits += catalogue.log_popularity
-    logits -= np.float32(config.repeat_penalty) * seen
-    return logits
-
-
-def continue_probability(config: SimulatorConfig, open_weight: Floats) -> Floats:
-    """The probability of continuing a series, float32 [B]."""
-    return np.float32(config.continue_rate) * (1 - np.exp(-open_weight.sum(axis=1)))
-
-
-class _World:
-    """A chunk of users, advanced by one event at a time."""
-
-    def __init__(self, config: SimulatorConfig, catalogue: Catalogue, interests: Floats) -> None:
-        n_users = len(interests)
-        self.config, self.catalogue, self.interests = config, catalogue, interests
-        self.everyone = np.arange(n_users)
-        self.mood = np.zeros(n_users, dtype=np.int64)
-        self.device = np.zeros(n_users, dtype=np.int64)
-        self.clicked = np.zeros((n_users, config.latent_dim), dtype=np.float32)
-        self.seen = np.zeros((n_users, config.n_items), dtype=np.float32)
-        self.open_item = np.full((n_users, config.open_series), -1, dtype=np.int64)
-        self.open_weight = np.zeros((n_users, config.open_series), dtype=np.float32)
-
-    def start_sessions(self, users: NDArray[np.bool_], draw: dict[str, Any]) -> None:
-        """Give these users a new mood and device, and let their interests drift."""
-        drifted = self.interests + np.float32(self.config.drift) * draw["drift"][:, None, :]
-        drifted /= np.linalg.norm(drifted, axis=-1, keepdims=True)
-        self.interests[users] = drifted[users]
-        self.mood[users] = (draw["mood"] * self.config.n_interests).astype(np.int64)[users]
-        self.device[users] = draw["device"][users]
-
-    def state(self) -> State:
-        """The latent state before the next event."""
-        preference = 0.7 * self.interests[self.everyone, self.mood] + 0.7 * self.clicked
-        return State(preference, self.open_item.copy(), self.open_weight.copy())
-
-    def expose(self, state: State, draw: dict[str, Any]) -> tuple[Ints, NDArray[np.bool_], Floats]:
-        """Draw an item for every user: its row, whether it continues a series, P(item)."""
-        config, users = self.config, self.everyone
-        mass = base_logits(config, self.catalogue, state.preference, self.seen)
-        mass -= mass.max(axis=1, keepdims=True)
-        np.exp(mass, out=mass)
-        below = np.cumsum(mass, axis=1)
-        total = below[:, -1]
-        item = np.count_nonzero(below < (draw["item"] * total)[:, None], axis=1)
-        item = np.minimum(item, config.n_items - 1)
-        rate = continue_probability(config, state.open_weight)
-        goes_on = draw["continue"] < rate
-        open_below = np.cumsum(state.open_weight, axis=1)
-        slot = np.count_nonzero(open_below <= (draw["slot"] * open_below[:, -1])[:, None], axis=1)
-        slot = np.minimum(slot, config.open_series - 1)
-        # Rounding may point at a free slot: such a user draws from all items instead.
-        goes_on &= state.open_item[users, slot] >= 0
-        item = np.where(goes_on, state.open_item[users, slot], item)
-        share = (state.open_weight * (state.open_item == item[:, None])).sum(axis=1)
-        share /= np.maximum(open_below[:, -1], np.float32(1e-30))
-        return item, goes_on, (1 - rate) * mass[users, item] / total + rate * share
-
-    def react(self, state: State, item: Ints, goes_on: Any, draw: dict[str, Any]) -> dict[str, Any]:
-        """Draw the outcomes, with their probabilities."""
-        affinity = np.einsum("bk,bk->b", state.preference, self.catalogue.latent[item])
-        appeal = 3.0 * affinity - 1.6 + 1.5 * goes_on + np.array([0.2, 0.0, -0.4])[self.device]
-        p_click = 1 / (1 + np.exp(-appeal))
-        click = draw["click"] < p_click
-        p_like = p_click / (1 + np.exp(2.5 - 1.5 * affinity))
-        like = click & (draw["like"] * p_click < p_like)
-        kept = np.where(click, 0.6, 0.05) * self.catalogue.seconds[item]
-        mean = (0.6 * p_click + 0.05 * (1 - p_click)) * self.catalogue.seconds[item]
-        # exp(s n - s^2 / 2) has mean 1.
-        watch = kept * np.exp(0.4 * draw["watch"] - 0.08)
-        return {
-            "click": click, "like": like, "watch_seconds": watch,
-            "p_click": p_click, "p_like": p_like, "mean_watch_seconds": mean,
-        }  # fmt: skip
-
-    def learn(self, item: Ints, click: Any, like: Any) -> None:
-        """Move the state past the event."""
-        users, config = self.everyone, self.config
-        self.seen[users, item] = 1
-        latent = self.catalogue.latent[item]
-        kept = np.float32(config.memory)
-        self.clicked = np.where(
-            click[:, None], kept * self.clicked + (1 - kept) * latent, self.clicked
-        )
-        self.open_weight *= np.float32(config.series_decay)
-        shown = self.open_item == item[:, None]
-        self.open_item[shown], self.open_weight[shown] = -1, 0
-        following = self.catalogue.successor[item]
-        opens = click & (following >= 0)
-        opens &= self.seen[users, np.maximum(following, 0)] == 0
-        opens &= ~(self.open_item == following[:, None]).any(axis=1)
-        slot = self.open_weight.argmin(axis=1)
-        self.open_item[users[opens], slot[opens]] = following[opens]
-        self.open_weight[users[opens], slot[opens]] = np.where(like, 2.0, 1.0)[opens]
-
-
-def _draws(config: SimulatorConfig, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
-    """Every random number of every user's events, [U, T] each ("drift": [U, T, K])."""
-    shape = (config.n_users, config.max_events)
-    uniform = ("session", "mood", "item", "continue", "slot", "click", "like")
-    draws: dict[str, NDArray[Any]] = {name: rng.random(shape) for name in uniform}
-    draws["device"] = _devices(rng, shape)
-    draws["watch"] = rng.standard_normal(shape)
-    draws["gap"] = rng.standard_normal(shape)
-    draws["drift"] = rng.standard_normal((*shape, config.latent_dim), dtype=np.float32)
-    draws["drift"] /= np.float32(config.latent_dim**0.5)
-    return draws
-
-
-def _devices(rng: np.random.Generator, shape: tuple[int, int]) -> Ints:
-    """A device for each event, drawn from each user's own habits."""
-    habit = np.cumsum(rng.dirichlet((1.0, 0.4, 0.6), size=shape[0]), axis=1)
-    return np.count_nonzero(rng.random(shape)[..., None] > habit[:, None, :-1], axis=-1)
-
-
-def _times(
-    new_session: NDArray[np.bool_], draws: dict[str, NDArray[Any]], start: Ints
-) -> NDArray[np.int64]:
-    """Milliseconds [U, T]: about a minute between events, about a day between sessions."""
-    minutes = np.where(
-        new_session, np.exp(6.8 + 0.7 * draws["gap"]), np.exp(0.3 + 0.8 * draws["gap"])
-    )
-    gap = np.maximum(1_000, np.round(minutes * 60_000)).astype(np.int64)
-    gap[:, 0] = 0
-    return START_MS + start[:, None] + np.cumsum(gap, axis=1)
-
-
-def _simulate_chunk(
-    world: _World, draws: dict[str, NDArray[Any]], new_session: NDArray[np.bool_], n_steps: int
-) -> tuple[dict[str, list[NDArray[Any]]], list[State]]:
-    """Advance a chunk by ``n_steps`` events: columns as lists over steps, and the states."""
-    columns: dict[str, list[NDArray[Any]]] = {}
-    states = []
-    for step in range(n_steps):
-        draw = {name: values[:, step] for name, values in draws.items()}
-        world.start_sessions(new_session[:, step], draw)
-        state = world.state()
-        item, goes_on, p_exposure = world.expose(state, draw)
-        event = world.react(state, item, goes_on, draw)
-        event |= {"item": item, "device": world.device.copy(), "p_exposure": p_exposure}
-        for name, values in event.items():
-            columns.setdefault(name, []).append(values)
-        states.append(state)
-        world.learn(item, event["click"], event["like"])
-    return columns, states
-
-
-def _stack_states(states: Sequence[State]) -> State:
-    return State(*(np.stack([getattr(s, f.name) for s in states], 1) for f in fields(State)))
-
-
-def _join_states(states: Sequence[State]) -> State:
-    return State(*(np.concatenate([getattr(s, f.name) for s in states]) for f in fields(State)))
-
-
-def _generate(config: SimulatorConfig, catalogue: Catalogue) -> tuple[Log, State, State]:
-    """The log and the states before each user's second last and last event."""
-    rng = np.random.Generator(np.random.PCG64([config.seed, 1]))
-    n_users, top = config.n_users, config.max_events
-    length = rng.integers(config.min_events, top + 1, n_users)
-    start = rng.integers(0, 30 * _DAY_MS, n_users)
-    interests = rng.standard_normal((n_users, config.n_interests, config.latent_dim))
-    interests /= np.linalg.norm(interests, axis=-1, keepdims=True)
-    draws = _draws(config, rng)
-    new_session = draws["session"] < 1 / config.session_events
-    new_session[:, 0] = True
-    times = _times(new_session, draws, start)
-    # Users of like lengths share a chunk, so that few steps are simulated in vain.
-    order = np.argsort(-length, kind="stable")
-    columns: dict[str, list[NDArray[Any]]] = {}
-    last: list[list[State]] = [[], []]
-    for low in range(0, n_users, _CHUNK):
-        users = order[low : low + _CHUNK]
-        world = _World(config, catalogue, interests[users].astype(np.float32))
-        mine = {name: values[users] for name, values in draws.items()}
-        steps = int(length[users].max())
-        done, states = _simulate_chunk(world, mine, new_session[users], steps)
-        for name, values in done.items():
-            padded = np.zeros((len(users), top), dtype=values[0].dtype)
-            padded[:, :steps] = np.stack(values, axis=1)
-            columns.setdefault(name, []).append(padded)
-        stacked, row = _stack_states(states), np.arange(len(users))
-        for back in (2, 1):
-            last[2 - back].append(stacked.take((row, length[users] - back)))
-    place = np.argsort(order)
-    real = np.arange(top) < length[:, None]
-    flat = {name: np.concatenate(parts)[place][real] for name, parts in columns.items()}
-    floats = {f.name for f in fields(Log)} - {"user", "item", "time_ms", "device"}
-    log = Log(
-        user=np.repeat(np.arange(n_users), length),
-        item=flat["item"].astype(np.int64),
-        time_ms=times[real],
-        device=flat["device"].astype(np.int64),
-        **{name: flat[name].astype(np.float32) for name in floats},
-    )
-    valid, test = (_join_states(states).take(place) for states in last)
-    return log, valid, test
+_OUTCOMES = ("click", "like", "watch_seconds")
+_PROBABILITIES = ("p_exposure", "p_click", "p_like", "mean_watch_seconds")
 
 
 class Simulation:
@@ -350,9 +42,7 @@ class Simulation:
     item_ids: int64 [I]; column i of the oracle's scores is item_ids[i].
     """
 
-    def __init__(
-        self, config: SimulatorConfig, catalogue: Catalogue, log: Log, valid: State, test: State
-    ) -> None:
+    def __init__(self, config: SimulatorConfig, catalogue: Catalogue, log: Log, valid: State, test: State) -> None:
         self.config, self.catalogue, self.log = config, catalogue, log
         self.states = {"valid": valid, "test": test}
         self.user_ids = [f"user-{row:06d}" for row in range(config.n_users)]
@@ -364,7 +54,9 @@ class Simulation:
         known = {user: row for row, user in enumerate(self.user_ids)}
         missing = [user for user in user_ids if user not in known]
         if missing:
-            raise RecGPTError(f"user: {missing[0]!r} is not simulated; ids run to {known and self.user_ids[-1]}")
+            raise RecGPTError(
+                f"user: {missing[0]!r} is not simulated; ids run from {self.user_ids[0]} to {self.user_ids[-1]}"
+            )
         return np.array([known[user] for user in user_ids], dtype=np.int64)
 
     def oracle_scores(self, rows: Any, part: str) -> Floats:
@@ -409,11 +101,9 @@ def simulate(config: SimulatorConfig, out: str | Path) -> Simulation:
         RecGPTError: the disk is full.
     """
     if config.min_events > config.max_events:
-        raise ConfigError(
-            f"min_events: {config.min_events} is above max_events {config.max_events}; lower it"
-        )
+        raise ConfigError(f"min_events: {config.min_events} is above max_events {config.max_events}; lower it")
     catalogue = _catalogue(config)
-    simulation = Simulation(config, catalogue, *_generate(config, catalogue))
+    simulation = Simulation(config, catalogue, *generate(config, catalogue))
     with atomic_dir(out) as folder:
         _write(simulation, folder)
     return simulation
@@ -448,14 +138,8 @@ def open_simulation(folder: str | Path) -> Simulation:
         **numbers,
     )
     with np.load(folder / "truth" / "states.npz", allow_pickle=False) as arrays:
-        valid, test = (
-            State(*(arrays[f"{part}_{f.name}"] for f in fields(State))) for part in ("valid", "test")
-        )
+        valid, test = (State(*(arrays[f"{part}_{f.name}"] for f in fields(State))) for part in ("valid", "test"))
     return Simulation(config, catalogue, log, valid, test)
-
-
-_OUTCOMES = ("click", "like", "watch_seconds")
-_PROBABILITIES = ("p_exposure", "p_click", "p_like", "mean_watch_seconds")
 
 
 def _catalogue(config: SimulatorConfig) -> Catalogue:
@@ -494,9 +178,7 @@ def _write(simulation: Simulation, folder: Path) -> None:
     probabilities = {name: getattr(log, name) for name in _PROBABILITIES}
     pq.write_table(pa.table(probabilities), truth / "outcomes.parquet")
     states = {
-        f"{part}_{f.name}": getattr(state, f.name)
-        for part, state in simulation.states.items()
-        for f in fields(State)
+        f"{part}_{f.name}": getattr(state, f.name) for part, state in simulation.states.items() for f in fields(State)
     }
     np.savez(truth / "states.npz", **states)
     (folder / "config.yaml").write_text(dump_config(simulation.config), encoding="utf-8")

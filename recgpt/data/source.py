@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +43,10 @@ class TextStats(NamedTuple):
 
     @property
     def is_integer(self) -> bool:
-        """Every value is an int64 in its canonical decimal form (no leading zeros, no plus sign)."""
+        """Every value is an int64 in its canonical decimal form (no leading zeros.
+
+        No plus sign).
+        """
         return self.filled > 0 and self.integers == self.filled
 
     @property
@@ -59,7 +63,6 @@ class Source:
         table: its columns as they are (all text for a text file) and the file and row numbers.
         files: the files, in the order of their numbers.
         text: whether it comes from text files.
-        field: the config key, for errors.
         bad_lines: lines of text files that could not be taken apart.
     """
 
@@ -67,7 +70,6 @@ class Source:
     table: ir.Table
     files: list[Path]
     text: bool
-    field: str
     bad_lines: list[BadLine] = field(default_factory=list)
 
     def require(self, names: Iterable[str | None], key: str) -> None:
@@ -87,7 +89,7 @@ class Source:
         names = sorted(set(names))
         if not names:
             return {}
-        counts = {}
+        counts: dict[str, ir.Value] = {}
         for index, name in enumerate(names):
             text = self.table[name]
             integer = text.try_cast("int64")
@@ -97,15 +99,10 @@ class Source:
                 f"{index}.1": (integer.cast("string") == text).sum(),
                 f"{index}.2": number.notnull().sum(),
                 f"{index}.3": (number.notnull() & text.contains(".")).sum(),
-                f"{index}.4": (
-                    number.isnull() & text.try_cast("timestamp('UTC')").notnull()
-                ).sum(),
+                f"{index}.4": (number.isnull() & text.try_cast("timestamp('UTC')").notnull()).sum(),
             }
         row = self.engine.fetch(self.table.aggregate(**counts)).to_pylist()[0]
-        return {
-            name: TextStats(*(int(row[f"{index}.{k}"] or 0) for k in range(5)))
-            for index, name in enumerate(names)
-        }
+        return {name: TextStats(*(int(row[f"{index}.{k}"] or 0) for k in range(5))) for index, name in enumerate(names)}
 
 
 def missing_column(key: str, name: str, columns: list[str], file: Path) -> str:
@@ -146,14 +143,13 @@ def open_source(
     if kinds == {"text"}:
         parser = _TextParser(layout, field, wanted, told)
         parsed = [
-            parser.parse(file, index, scratch / f"{name}-{index:05d}.parquet")
-            for index, file in enumerate(files)
+            parser.parse(file, index, scratch / f"{name}-{index:05d}.parquet") for index, file in enumerate(files)
         ]
         table = engine.parquet(name, parsed)
-        return Source(engine, table, files, True, field, parser.bad_lines)
+        return Source(engine, table, files, True, parser.bad_lines)
     for file in files:
         _check_parquet(file, field)
-    return Source(engine, engine.parquet(name, files), files, False, field)
+    return Source(engine, engine.parquet(name, files), files, False)
 
 
 def _kind(file: Path, field: str) -> str:
@@ -177,9 +173,7 @@ def _check_parquet(file: Path, field: str) -> None:
     try:
         pq.read_schema(file)
     except pa.ArrowInvalid as error:
-        raise ConfigError(
-            f"{field}: {file} is no whole Parquet file ({_first_line(error)}); copy it anew"
-        ) from error
+        raise ConfigError(f"{field}: {file} is no whole Parquet file ({_first_line(error)}); copy it anew") from error
 
 
 class _TextParser:
@@ -216,8 +210,11 @@ class _TextParser:
                         self.rows += batch.num_rows
                         self.told(self.rows)
         except (pa.ArrowInvalid, OSError) as error:
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise
             raise ConfigError(
-                f"{self.field}: {file} cannot be read as text ({_first_line(error)}); check data.format"
+                f"{self.field}: {file} cannot be read as text ({_first_line(error)}); check"
+                f" data.format"
                 " and that the file is whole and in UTF-8"
             ) from error
         return out
@@ -234,13 +231,10 @@ class _TextParser:
                 first = stream.read(BLOCK_BYTES).partition(b"\n")[0]
             if not first.strip():
                 raise ConfigError(f"{self.field}: {file} is empty; the log has no rows")
-            table = pa_csv.read_csv(
-                pa.py_buffer(first + b"\n"), parse_options=self._parse_options(file, None)
-            )
+            table = pa_csv.read_csv(pa.py_buffer(first + b"\n"), parse_options=self._parse_options(file, None))
         except (pa.ArrowInvalid, OSError) as error:
             raise ConfigError(
-                f"{self.field}: the first line of {file} names no columns ({_first_line(error)});"
-                " check data.format"
+                f"{self.field}: the first line of {file} names no columns ({_first_line(error)}); check data.format"
             ) from error
         return table.column_names
 
@@ -254,9 +248,7 @@ class _TextParser:
             invalid_row_handler=handler,
         )
 
-    def _open(
-        self, file: Path, index: int, columns: list[str], names: list[str]
-    ) -> pa_csv.CSVStreamingReader:
+    def _open(self, file: Path, index: int, columns: list[str], names: list[str]) -> pa_csv.CSVStreamingReader:
         import pyarrow as pa
         import pyarrow.csv as pa_csv
 

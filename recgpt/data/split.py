@@ -1,6 +1,7 @@
 """Where each user's history ends and which event is the target: leave-one-out, by time, by column.
 
-All functions work on whole users laid end to end: U users with N events in all, `starts` [U] ascending, `counts` [U].
+All functions work on whole users laid end to end: U users with N events in all, `starts` [U]
+    ascending, `counts` [U].
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ VALID, TEST = 1, 2
 class UserSplit(NamedTuple):
     """Positions within each user's events, int64 [U]; -1 = none.
 
-    Training events are [0, train_end). The history of a part is [0, history) and its target the event at `target`.
+    Training events are [0, train_end). The history of a part is [0, history) and its target the
+    event at `target`.
     """
 
     train_end: NDArray[np.int64]
@@ -27,7 +29,8 @@ class UserSplit(NamedTuple):
     test_history: NDArray[np.int64]
     test_target: NDArray[np.int64]
     valid_seen_end: NDArray[np.int64]
-    """Items of events before this position are candidates at validation (split by time; else all items are)."""
+    """Items of events before this position are candidates at validation (split by time; else all
+    items are)."""
     test_seen_end: NDArray[np.int64]
     """The same for the test part."""
 
@@ -38,7 +41,7 @@ def split_users(
     counts: NDArray[np.int64],
     target: NDArray[np.bool_],
     time: NDArray[np.int64],
-    part: NDArray[np.int64],
+    part: NDArray[np.int64] | None,
 ) -> UserSplit:
     """Split whole users.
 
@@ -48,7 +51,7 @@ def split_users(
         counts: int64 [U], how many there are.
         target: bool [N], whether an event may be a target.
         time: int64 [N], microseconds, `NO_TIME` = unknown; read by the time split.
-        part: int64 [N], 0 training, 1 validation, 2 test; read by the column split.
+        part: int64 [N], 0 training, 1 validation, 2 test; needed by the column split.
     """
     split = config.split
     if isinstance(split, LeaveOneOutSplit):
@@ -57,12 +60,12 @@ def split_users(
         valid = time_point(split.valid, config.time_unit)
         test = time_point(split.test, config.time_unit)
         return by_time(starts, counts, target, time, valid, test)
+    if part is None:
+        raise ValueError("part: a split by column needs the part of every event")
     return by_column(starts, counts, target, part)
 
 
-def leave_one_out(
-    starts: NDArray[np.int64], counts: NDArray[np.int64], target: NDArray[np.bool_]
-) -> UserSplit:
+def leave_one_out(starts: NDArray[np.int64], counts: NDArray[np.int64], target: NDArray[np.bool_]) -> UserSplit:
     """The last target is the test event and the one before it the validation event.
 
     Users with fewer than three targets are left to training.
@@ -87,8 +90,10 @@ def by_time(
 ) -> UserSplit:
     """One target a user and part: the first at or after the cut; the history is all before the cut.
 
-    The cut of a moment is the first event whose effective time (the running maximum of the known times) has reached it,
-    which is the first event whose own time has. Unknown times before it count as earlier, after it as later.
+    The cut of a moment is the first event whose effective time (the running maximum of the known
+    times) has reached it,
+    which is the first event whose own time has. Unknown times before it count as earlier, after it
+    as later.
     """
     valid_cut, test_cut = (first(time >= moment, starts, counts) for moment in (valid, test))
     valid_cut = np.where(valid_cut < 0, counts, valid_cut)

@@ -38,7 +38,8 @@ def to_arrow(table: Any) -> pa.Table:
         detail = " ".join(str(error).split())
         raise ConfigError(f"events: a column mixes types or lengths ({detail}); give one type a column") from error
     raise ConfigError(
-        f"events: got {type(table).__name__}; give a dict of columns, a pandas, polars or pyarrow table, or a datasets.Dataset"
+        f"events: got {type(table).__name__}; give a dict of columns, a pandas, polars or pyarrow table, "
+        f"or a datasets.Dataset"
     )
 
 
@@ -86,7 +87,8 @@ def _hashes(column: pa.ChunkedArray, where: str) -> NDArray[np.int64]:
         return np.zeros(0, np.int64)
     if pa.types.is_floating(column.type):
         raise ConfigError(
-            f"{where}: ids are floating point (first: {column[0].as_py()!r}); give integers or strings (a float cannot hold every id)"
+            f"{where}: ids are floating point (first: {column[0].as_py()!r}); give integers or strings (a "
+            f"float cannot hold every id)"
         )
     if column.null_count:
         raise ConfigError(f"{where}: null at row {pc.index(column.is_null(), True).as_py()}; leave that event out")
@@ -116,7 +118,8 @@ def _times(arrow: pa.Table, schema: DataSchema, count: int) -> NDArray[np.int64]
     if (bad := known & ((values < 0) | (values >= MAX_TIME // factor))).any():
         value = int(values[bad][0]) * divide
         raise ConfigError(
-            f"events.{name}: {value} is no time between 1970 and 2100 in {schema.time_unit}; give times in {schema.time_unit}"
+            f"events.{name}: {value} is no time between 1970 and 2100 in {schema.time_unit}; give times in "
+            f"{schema.time_unit}"
         )
     return np.where(known, values * factor, NO_TIME)
 

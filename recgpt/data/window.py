@@ -31,7 +31,8 @@ class WindowConfig(Section):
         if self.stride is None:
             if self.length % (4 * self.chunk):
                 raise ValueError(
-                    f"length: {self.length} is not a multiple of 4 chunks of {self.chunk}, so the default stride W/4 is "
+                    f"length: {self.length} is not a multiple of 4 chunks of {self.chunk}, so the default "
+                    f"stride W/4 is "
                     "no whole number of chunks; set stride and chunk"
                 )
             object.__setattr__(self, "stride", self.length // 4)
@@ -44,11 +45,12 @@ class WindowConfig(Section):
     @property
     def S(self) -> int:  # noqa: N802 (the letter of the design)
         """The stride, resolved."""
-        return cast(int, self.stride)
+        assert self.stride is not None
+        return self.stride
 
     def start(self, n: IntLike) -> IntLike:
-        """start(n) = S max(0, ceil((n - W) / S)): the first event that a state at n reads."""
+        """The first event that a state at n reads: S max(0, ceil((n - W) / S))."""
         steps = -((self.length - n) // self.S)
         if isinstance(steps, np.ndarray):
             return cast(IntLike, self.S * np.maximum(steps, 0))
-        return cast(IntLike, self.S * max(0, steps))
+        return self.S * max(0, steps)

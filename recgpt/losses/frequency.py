@@ -1,8 +1,8 @@
 """How often batches hold an item: the streaming estimate behind the logQ correction.
 
-Yi et al. 2019 (Sampling-bias-corrected neural modeling, algorithm 2): each item keeps its last step a and a running mean b of
-the steps between appearances; pi = 1 / b. Hashed slots, several hashes; a collision only shortens gaps, so the largest b of
-the hashes is taken.
+Yi et al. 2019 (Sampling-bias-corrected neural modeling, algorithm 2): each item keeps its last step a and a running
+mean b of the steps between appearances; pi = 1 / b. Hashed slots, several hashes; a collision only shortens gaps, so the
+largest b of the hashes is taken.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from recgpt.nn.embedding import hash_rows
 class FrequencyEstimate(nn.Module):
     """Streaming estimate of pi(i), the probability that a batch contains item i.
 
-    The rate starts at 1 / appearances and falls to `rate`, so that the first gaps count fully and no starting value is guessed.
+    The rate starts at 1 / appearances and falls to `rate`, so that the first gaps count fully and no starting value
+    is guessed.
 
     Args:
         slots: slots of each hash.
@@ -44,7 +45,8 @@ class FrequencyEstimate(nn.Module):
     def update(self, hashes: Tensor) -> None:
         """Count one batch that holds the distinct item hashes int64 [U]."""
         self.step += 1
-        for j, slot in enumerate(self._slots(hashes)):
+        for j, slots in enumerate(self._slots(hashes)):
+            slot = slots.unique()  # colliding items count as one
             seen = self.seen[j, slot] + 1
             rate = torch.clamp(1.0 / seen, min=self.rate)
             gap = (self.step - self.last[j, slot]).float()
@@ -54,7 +56,7 @@ class FrequencyEstimate(nn.Module):
 
     @torch.no_grad()
     def log_probability(self, hashes: Tensor) -> Tensor:
-        """log pi of item hashes, float32 [U], at most 0."""
+        """Log pi of item hashes, float32 [U], at most 0."""
         slots = self._slots(hashes)
         gap = torch.stack([self.gap[j, slot] for j, slot in enumerate(slots)]).amax(0)
         return -gap.clamp(min=1.0).log()

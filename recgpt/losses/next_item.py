@@ -1,8 +1,8 @@
 """The next-item loss: softmax cross-entropy over the distinct target items of a batch.
 
 N rows (queries), U columns (distinct items), D width. A positive's logit stays as it is; a negative's is shifted by its
-column's offset: -log pi(i), pi = the probability that a batch contains item i. An accidental hit (a column that holds the
-row's own positive) *is* the positive, because every item has one column; it has no mass of its own.
+column's offset: -log pi(i), pi = the probability that a batch contains item i. An accidental hit (a column that holds
+the row's own positive) *is* the positive, because every item has one column; it has no mass of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class LossConfig(Section):
     temperature: float = Field(default=0.05, gt=0)
     """Cosine scores are divided by this."""
     columns: Literal["batch", "catalogue"] = "batch"
-    """What a positive is compared with: the distinct targets of the batch, or every item (then pi = 1: a full softmax)."""
+    """What a positive is compared with: the distinct targets of the batch, or every item (then pi = 1: a full
+    softmax)."""
     correction: bool = True
     """Lower a negative's logit by log pi(item), a streaming estimate of how often batches hold it."""
     multiplicity: bool = False
@@ -43,7 +44,9 @@ class _NextItemLoss(torch.autograd.Function):
     """Loss and gradients formed chunk by chunk: no [N, U] matrix is ever kept."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, v: Tensor, positive: Tensor, offset: Tensor, mask: Mask, chunk: int, dtype: torch.dtype) -> Tensor:  # type: ignore[override]
+    def forward(
+        ctx: Any, q: Tensor, v: Tensor, positive: Tensor, offset: Tensor, mask: Mask, chunk: int, dtype: torch.dtype
+    ) -> Tensor:
         n = len(q)
         columns = v.to(dtype)
         columns_t = columns.t().contiguous()

@@ -63,8 +63,9 @@ def block_users(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def newest(block: Block, n: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """For age 0, 1 .. n - 1 yield ``(users, items)``: the users that have an event of this age
-    with a known item, and that item. Age 0 is the newest event.
+    """Yield, for ages 0 (the newest event) to n - 1, who has an event of that age and of what.
+
+    Each is ``(users, items)``; events of unknown items are left out.
     """
     items, lengths = block
     ends = np.cumsum(lengths)
@@ -83,9 +84,7 @@ class SparseRows(NamedTuple):
     values: NDArray[np.float32]
 
     @classmethod
-    def from_keys(
-        cls, keys: NDArray[np.int64], values: NDArray[np.float32], n_items: int
-    ) -> SparseRows:
+    def from_keys(cls, keys: NDArray[np.int64], values: NDArray[np.float32], n_items: int) -> SparseRows:
         """From ascending keys ``row * n_items + column``, each once."""
         rows = keys // n_items
         start = np.searchsorted(rows, np.arange(n_items + 1)).astype(np.int64)

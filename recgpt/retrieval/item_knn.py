@@ -36,9 +36,7 @@ class ItemKNN:
 
     name = "item_knn"
 
-    def __init__(
-        self, decay: float = 0.8, exact_items: int = 20_000, neighbours: int = 200
-    ) -> None:
+    def __init__(self, decay: float = 0.8, exact_items: int = 20_000, neighbours: int = 200) -> None:
         self.decay = decay
         self.exact_items = exact_items
         self.neighbours = neighbours
@@ -102,9 +100,7 @@ class ItemKNN:
         return scores.numpy()
 
 
-def _distinct_pairs(
-    blocks: Iterable[Block], n_items: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _distinct_pairs(blocks: Iterable[Block], n_items: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The distinct (user, item) pairs, users ascending, the items of a user ascending."""
     users, items = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     n_users = 0
@@ -121,8 +117,9 @@ def _distinct_pairs(
 def _common_users(
     users: NDArray[np.int64], items: NDArray[np.int64], degree: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield, for consecutive ranges of items, ascending keys ``i * n_items + j`` and the number of
-    users who have both, where it is not 0.
+    """Yield, for consecutive ranges of items i, the pairs (i, j) that have common users.
+
+    Each is ``(keys, counts)``: ascending ``i * n_items + j`` and how many users have both.
     """
     n_items = len(degree)
     history_length = np.bincount(users)
@@ -145,9 +142,7 @@ def _common_users(
         first = last
 
 
-def _count(
-    keys: NDArray[np.int64], n_cells: int, offset: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _count(keys: NDArray[np.int64], n_cells: int, offset: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Distinct keys, ascending, plus ``offset``, and how often each occurs."""
     if n_cells < 8 * len(keys):
         cells = np.bincount(keys, minlength=n_cells)
@@ -157,9 +152,7 @@ def _count(
     return distinct + offset, counts
 
 
-def _best_per_row(
-    rows: NDArray[np.int64], similarity: NDArray[np.float64], k: int
-) -> NDArray[np.int64]:
+def _best_per_row(rows: NDArray[np.int64], similarity: NDArray[np.float64], k: int) -> NDArray[np.int64]:
     """Positions of the k most similar of each row (rows ascending), in their old order."""
     order = np.lexsort((-similarity, rows))
     start = np.searchsorted(rows, rows)

@@ -210,16 +210,12 @@ def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
     }
 
 
-def _load_optimizer(
-    state: TrainState, groups: list[dict[str, Any]], tensors: dict[str, Tensor]
-) -> None:
+def _load_optimizer(state: TrainState, groups: list[dict[str, Any]], tensors: dict[str, Tensor]) -> None:
     """Give the optimiser its state back, by parameter name."""
     names = _names(state.model)
     plain = state.optimizer.state_dict()
     index: dict[str, int] = {}
-    for live, numbered, saved in zip(
-        state.optimizer.param_groups, plain["param_groups"], groups, strict=True
-    ):
+    for live, numbered, saved in zip(state.optimizer.param_groups, plain["param_groups"], groups, strict=True):
         here = [names[id(parameter)] for parameter in live["params"]]
         if here != saved.pop("names"):
             raise ValueError("the optimizer's groups hold other parameters")

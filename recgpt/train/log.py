@@ -85,12 +85,25 @@ class Log:
 
 def open_log(run_dir: Path, wandb: WandbConfig | None, settings: Record) -> Log:
     """The writers that a run asks for; `settings` is the resolved config, for wandb."""
-    terminal = sys.stderr.isatty()
-    writers: list[Writer] = [JsonlWriter(run_dir / METRICS)]
-    if wandb is not None:
-        writers.append(WandbWriter(wandb, run_dir, settings))
-    writers.append(BarWriter() if terminal else LineWriter())
+    writers: list[Writer] = [] if wandb is None else [WandbWriter(wandb, run_dir, settings)]
+    writers.append(JsonlWriter(run_dir / METRICS))
+    writers.append(BarWriter() if sys.stderr.isatty() else LineWriter())
     return Log(writers)
+
+
+def import_wandb() -> Any:
+    """The package wandb.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError(
+            "run.wandb: the package wandb is missing; pip install 'recgpt[wandb]', or set run.wandb=null"
+        ) from error
+    return wandb
 
 
 def tell(text: str) -> None:
@@ -123,20 +136,10 @@ class JsonlWriter:
 
 
 class WandbWriter:
-    """Weights & Biases; whatever goes wrong there is told once and never ends the training.
-
-    Raises:
-        ConfigError: the package is not installed.
-    """
+    """Weights & Biases; whatever goes wrong there is told once and never ends the training."""
 
     def __init__(self, config: WandbConfig, run_dir: Path, settings: Record) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise ConfigError(
-                "run.wandb: the package wandb is missing; pip install 'recgpt[wandb]', or set"
-                " run.wandb=null"
-            ) from error
+        wandb = import_wandb()
         self._run: Any = None
         self._run = self._guard(
             lambda: wandb.init(

@@ -31,7 +31,7 @@ from recgpt.train.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from recgpt.train.log import METRICS, Log, cut_records, open_log, tell
+from recgpt.train.log import METRICS, Log, cut_records, import_wandb, open_log, tell
 from recgpt.train.optim import (
     OptimConfig,
     build_optimizer,
@@ -81,9 +81,7 @@ class TrainResult:
     finished_before: bool = False
 
 
-def train(
-    task: Task, optim: OptimConfig, run: RunConfig, resolved_config: Section, fresh: bool = False
-) -> TrainResult:
+def train(task: Task, optim: OptimConfig, run: RunConfig, resolved_config: Section, fresh: bool = False) -> TrainResult:
     """Train until the first limit, resuming what stands in the run's folder, then export.
 
     Args:
@@ -102,9 +100,10 @@ def train(
         raise ConfigError("run.dir: not set; give the run a folder, for example run.dir=runs/first")
     if int(os.environ.get("WORLD_SIZE", "1")) != 1:
         raise ConfigError(
-            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: training runs in one process; start it without"
-            " torchrun"
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: training runs in one process; start it without torchrun"
         )
+    if run.wandb is not None:
+        import_wandb()  # missing, it must be told before `fresh` removes anything
     run_dir = Path(run.dir)
     with locked(run_dir):
         status = run_status(run_dir, resolved_config, fresh)
@@ -201,8 +200,7 @@ class _Loop:
                 close()
         if progress.batch == 0:
             raise RecGPTError(
-                f"epoch {progress.epoch}: the training part gave no batch; it needs users with at"
-                " least two events"
+                f"epoch {progress.epoch}: the training part gave no batch; it needs users with at least two events"
             )
         progress.epoch, progress.batch = progress.epoch + 1, 0
 

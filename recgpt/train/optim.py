@@ -24,7 +24,8 @@ class OptimConfig(Section):
     """Padded events of a batch, at most (one window may exceed it)."""
 
     precision: Precision = "auto"
-    """Products in training: bf16 where the machine has them (auto), bf16, or fp32. Inference is always float32."""
+    """Products in training: bf16 where the machine has them (auto), bf16, or fp32; inference is
+    always float32."""
 
     lr: float = Field(1e-3, gt=0)
     """Highest learning rate."""

@@ -37,6 +37,9 @@ class RunConfig(Section):
     dir: str | None = None
     """The run's folder; the stage's default is runs/<name of the config file>."""
 
+    start_from: str | None = None
+    """A finished run whose weights this one starts from (`pretrain --from RUN`)."""
+
     seed: int = Field(0, ge=0)
     """Seed of the random generators (dropout and the like)."""
 
@@ -47,7 +50,7 @@ class RunConfig(Section):
     """End after so many updates."""
 
     minutes: float | None = Field(None, gt=0)
-    """End after so much training time. The rate follows the clock then: no two runs are the same."""
+    """End after so much training time. The rate then follows the clock: no two runs are equal."""
 
     checkpoint_every: int = Field(1000, ge=1)
     """Steps between two checkpoints."""
@@ -73,9 +76,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _limits(self) -> RunConfig:
         if self.epochs is None and self.steps is None and self.minutes is None:
-            raise ValueError(
-                "no end is set; set epochs, steps or minutes (the first reached counts)"
-            )
+            raise ValueError("no end is set; set epochs, steps or minutes (the first reached counts)")
         if self.select == "best" and not self.evaluate_every:
             raise ValueError("select: best needs evaluate_every; set it to a number of steps")
         return self
@@ -147,8 +148,7 @@ def locked(run_dir: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise RecGPTError(
-                f"{run_dir}: process {holder} is training in this folder; wait for it or choose"
-                " another run.dir"
+                f"{run_dir}: process {holder} is training in this folder; wait for it or choose another run.dir"
             ) from error
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -33,7 +33,10 @@ class Task(Protocol):
     `model.train()` before the first step and after every `evaluate`.
     """
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """What is trained; a plain attribute will do."""
+        ...
 
     def batches(self, epoch: int, skip: int) -> Iterator[Any]:
         """The batches of `epoch` (0-based) without the first `skip`, which are passed over cheaply.

@@ -1,0 +1,80 @@
+"""The `where` condition: parsed and checked before the engine sees it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from recgpt.data.engine import KEEP
+from recgpt.data.source import Source, TextStats, missing_column
+from recgpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
+
+
+class Where:
+    """The `where` condition, parsed."""
+
+    def __init__(self, sql: str) -> None:
+        import sqlglot
+        from sqlglot import expressions as exp
+
+        self.sql = sql
+        try:
+            parsed = sqlglot.parse(sql, dialect="duckdb")
+        except sqlglot.errors.SqlglotError as error:
+            raise self._error(str(error)) from error
+        whole = parsed[0] if len(parsed) == 1 else None
+        if whole is None or not isinstance(whole, exp.Condition):
+            raise self._error("it is no single condition")
+        if whole.find(exp.Query, exp.AggFunc, exp.Window, exp.Star):
+            raise self._error("it may only compare columns of the same row")
+        self.parsed = whole
+
+    def _error(self, detail: str) -> ConfigError:
+        detail = re.sub(r"\x1b\[[0-9;]*m", "", detail).strip().split("\n")[0]
+        return ConfigError(f"data.where: {self.sql!r} is no SQL condition ({detail}); write one such as part != 'test'")
+
+    def names_in(self, columns: list[str]) -> list[str]:
+        """The columns that the condition reads, spelt as in the file."""
+        from sqlglot import expressions as exp
+
+        spelt = {name.lower(): name for name in columns}
+        named = dict.fromkeys(column.name for column in self.parsed.find_all(exp.Column))
+        return [spelt.get(name.lower(), name) for name in named]
+
+    def apply(self, source: Source, stats: dict[str, TextStats]) -> ir.Table:
+        """The table with the condition as one more column.
+
+        Texts that are numbers throughout compare as numbers.
+        """
+        import duckdb
+        from sqlglot import expressions as exp
+
+        names = self.names_in(source.columns)
+        for name in names:
+            if name not in source.columns:
+                line = missing_column("data.where", name, source.columns, source.files[0])
+                raise ConfigError(f"{line}; a text stands in single quotes")
+
+        named = dict.fromkeys(column.name for column in self.parsed.find_all(exp.Column))
+        spelt = dict(zip(named, names, strict=True))
+
+        def as_typed(node: Any) -> Any:
+            if not isinstance(node, exp.Column) or not source.text:
+                return node
+            stat = stats[spelt[node.name]]
+            text = exp.func("NULLIF", node.copy(), exp.Literal.string(""))
+            if not stat.is_number:
+                return text
+            return exp.TryCast(this=text, to=exp.DataType.build("BIGINT" if stat.is_integer else "DOUBLE"))
+
+        sql = self.parsed.copy().transform(as_typed).sql(dialect="duckdb")
+        try:
+            table = source.engine.condition("log_where", source.table, sql)
+        except duckdb.Error as error:
+            raise self._error(str(error)) from error
+        if not table.schema()[KEEP].is_boolean():
+            raise self._error(f"its type is {table.schema()[KEEP]}, not boolean")
+        return table

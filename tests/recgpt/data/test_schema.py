@@ -1,0 +1,69 @@
+import pytest
+
+from recgpt.config import load_config
+from recgpt.data.schema import DataConfig, DataSchema, time_point
+from recgpt.errors import ConfigError
+
+GOOD = {"events": "log.csv", "user": "u", "item": "i", "time": "t"}
+
+
+def load(**changes):
+    return load_config(DataConfig, GOOD | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"time": None}, "order: missing"),
+        ({"order": "row", "events": ["a", "b"]}, "order: row needs a single file, events names 2"),
+        ({"events": []}, "no file is named"),
+        ({"split": {"kind": "time", "valid": 5, "test": 5}}, "valid 5 must lie before test 5"),
+        ({"split": {"kind": "time", "valid": "soon", "test": 5}}, "not an ISO date .*'soon'"),
+        ({"split": {"kind": "weekly"}}, "weekly"),
+        (
+            {"split": {"kind": "column", "column": "p", "valid": ["a"], "test": ["a"]}},
+            "'a' is both",
+        ),
+        ({"target": {"outcome": "like"}}, "'like' is not declared; outcomes has none"),
+        ({"context": {"u": {"kind": "categorical"}}}, "'u' is the user id"),
+        ({"item": "u"}, "'u' is the user column too"),
+        ({"format": {"header": False}}, "columns: missing"),
+        ({"format": {"delimiter": "::"}}, "not one character"),
+        ({"memory_limit": "2"}, "a size with its unit"),
+        ({"outcomes": {"x": {"kind": "boolean"}}}, "outcomes.x.kind"),
+        ({"max_reject_fraction": True}, "max_reject_fraction.*true"),
+        ({"dupplicates": "drop"}, "did you mean 'duplicates'"),
+    ],
+)
+def test_each_mistake_has_its_line(changes, told):
+    with pytest.raises(ConfigError, match=told) as error:
+        load(**changes)
+    assert "\n" not in str(error.value)
+
+
+def test_time_split_needs_a_clock():
+    with pytest.raises(ConfigError, match="kind time needs data.time"):
+        load(time=None, order="o", split={"kind": "time", "valid": 1, "test": 2})
+
+
+def test_outcome_as_context_is_refused():
+    both = {"x": {"kind": "numeric"}}
+    with pytest.raises(ConfigError, match="'x' is declared as an outcome too"):
+        load(context=both, outcomes={"x": {"kind": "regression"}})
+
+
+def test_moments():
+    # 2022-04-28 is day 19110 of the epoch
+    assert time_point("2022-04-28", "ms") == 19_110 * 86_400 * 10**6
+    assert time_point("2022-04-28T02:00:00+02:00", "s") == 19_110 * 86_400 * 10**6
+    assert time_point(1_651_104_000_123, "ms") == 1_651_104_000_123_000
+    assert time_point(1_999, "ns") == 1
+
+
+def test_digest_ignores_where_the_result_lies():
+    assert load().digest() == load(prepared="there", memory_limit="4GB").digest()
+    assert load().digest() != load(duplicates="drop").digest()
+
+
+def test_schema_digest_tells_schemas_apart():
+    assert DataSchema(has_time=True).digest() != DataSchema().digest()

@@ -1,0 +1,169 @@
+"""The next-item loss by hand, against plain cross-entropy, and its corrections on a toy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from recgpt.losses.frequency import FrequencyEstimate
+from recgpt.losses.next_item import multiplicity_offset, next_item_loss
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
+
+
+def test_by_hand() -> None:
+    # scores of the row: positive 2, others 1 and 0; temperature 1
+    # -log(e^2 / (e^2 + e^1 + e^0)) = log(1 + e^-1 + e^-2) = 0.4076059644
+    q = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    v = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    loss = next_item_loss(q, v, torch.tensor([0]), temperature=1.0)
+    assert loss.item() == pytest.approx(0.4076059644, abs=1e-9)
+    # the second column is held by half of all batches: its mass counts twice
+    offset = torch.tensor([math.log(3.0), math.log(2.0), 0.0])  # the positive's own offset must not matter
+    loss = next_item_loss(q, v, torch.tensor([0]), temperature=1.0, offset=offset)
+    assert loss.item() == pytest.approx(math.log(1 + 2 * math.exp(-1) + math.exp(-2)), abs=1e-9)
+
+
+@pytest.mark.parametrize("chunk", [3, 8, 512])
+def test_whole_catalogue_is_cross_entropy(chunk: int) -> None:
+    q, v = unit(20, 8).requires_grad_(), unit(13, 8, seed=1).requires_grad_()
+    positive = torch.arange(20) % 13
+    loss = next_item_loss(q, v, positive, temperature=0.05, chunk=chunk)
+    loss.backward()
+    plain_q, plain_v = q.detach().clone().requires_grad_(), v.detach().clone().requires_grad_()
+    plain = F.cross_entropy(plain_q @ plain_v.T / 0.05, positive)
+    plain.backward()
+    assert loss.item() == pytest.approx(plain.item(), abs=1e-6)
+    torch.testing.assert_close(q.grad, plain_q.grad, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(v.grad, plain_v.grad, atol=1e-6, rtol=1e-6)
+
+
+def test_gradient_is_the_derivative() -> None:
+    offset = torch.randn(6, dtype=torch.float64)
+    mask = (torch.tensor([[False, True, False, False, True, False], [False] * 6]), torch.tensor([0, 1, 0, 1]))
+    positive = torch.tensor([1, 0, 5, 5])
+
+    def loss(q: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return next_item_loss(q, v, positive, temperature=0.5, offset=offset, mask=mask, chunk=3)
+
+    assert torch.autograd.gradcheck(loss, (unit(4, 3).requires_grad_(), unit(6, 3, seed=1).requires_grad_()))
+
+
+def test_plain_in_batch_form_with_hits_removed() -> None:
+    # five rows, targets a b a c b: N x N logits, and a column of the row's own id counts once, as the positive
+    positive = torch.tensor([0, 1, 0, 2, 1])
+    q, v = unit(5, 4), unit(3, 4, seed=1)
+    logits = q @ v[positive].T / 0.1
+    hit = (positive[:, None] == positive[None]) & ~torch.eye(5, dtype=torch.bool)
+    plain = F.cross_entropy(logits.masked_fill(hit, -math.inf), torch.arange(5))
+    loss = next_item_loss(q, v, positive, temperature=0.1, offset=multiplicity_offset(positive, 3))
+    assert loss.item() == pytest.approx(plain.item(), abs=1e-6)
+
+
+def test_a_hit_has_no_mass_and_no_gradient() -> None:
+    """All rows share one target: its column is every row's positive, so there is nothing to push away."""
+    q, v = unit(6, 4).requires_grad_(), unit(1, 4, seed=1).requires_grad_()
+    loss = next_item_loss(q, v, torch.zeros(6, dtype=torch.int64), temperature=0.05)
+    loss.backward()
+    assert loss.item() == 0
+    assert q.grad.abs().max() == 0
+    assert v.grad.abs().max() == 0
+
+
+def test_masked_columns_have_no_mass_and_no_gradient() -> None:
+    q, v = unit(2, 4).requires_grad_(), unit(4, 4, seed=1).requires_grad_()
+    everyone_but_3 = torch.tensor([[True, True, True, False]])
+    groups = torch.zeros(2, dtype=torch.int64)
+    loss = next_item_loss(q, v, torch.tensor([0, 1]), temperature=0.05, mask=(everyone_but_3, groups))
+    loss.backward()
+    assert v.grad[2].abs().max() == 0
+    assert v.grad[3].abs().max() > 0
+    alone = next_item_loss(q[:1], v[[0, 3]], torch.tensor([0]), temperature=0.05)
+    other = next_item_loss(q[1:], v[[1, 3]], torch.tensor([0]), temperature=0.05)
+    assert loss.item() == pytest.approx((alone.item() + other.item()) / 2, abs=1e-9)
+
+
+def test_no_target_gives_zero() -> None:
+    q, v = torch.zeros(0, 4, requires_grad=True), unit(3, 4).float().requires_grad_()
+    loss = next_item_loss(q, v, torch.zeros(0, dtype=torch.int64), temperature=0.05)
+    loss.backward()
+    assert loss.item() == 0
+    assert v.grad.abs().max() == 0
+
+
+def test_bf16_products_stay_close() -> None:
+    q, v = unit(600, 64).float(), unit(300, 64, seed=1).float()
+    positive = torch.arange(600) % 300
+    exact = next_item_loss(q, v, positive, temperature=0.05)
+    rough = next_item_loss(q, v, positive, temperature=0.05, dtype=torch.bfloat16)
+    assert rough.item() == pytest.approx(exact.item(), rel=2e-3)
+
+
+# -- the correction ----------------------------------------------------------------------------------------------------
+
+
+def zipf_batches(n: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Item probabilities of a Zipf toy (200 items) and batches of n draws."""
+    q = 1.0 / np.arange(1, 201)
+    q /= q.sum()
+    return q, np.random.default_rng(0).choice(200, size=(steps, n), p=q)
+
+
+def gradient_error(batches: np.ndarray, log_pi: torch.Tensor | None, multiplicity: bool) -> float:
+    """Relative L2 error of the mean gradient with respect to one row's scores, beside the full softmax's.
+
+    The row's positive is item 3; its scores over the 200 items are fixed. Each batch offers its distinct items (and the
+    positive) as columns.
+    """
+    scores = torch.from_numpy(np.random.default_rng(1).normal(size=200))
+    full = scores.softmax(0)
+    full[3] -= 1
+    mean = torch.zeros(200, dtype=torch.float64)
+    for batch in batches:
+        columns, counts = np.unique(np.append(batch, 3), return_counts=True)
+        column = torch.from_numpy(columns)
+        v = scores[column][:, None].clone().requires_grad_()
+        offset = torch.zeros(len(columns), dtype=torch.float64)
+        if multiplicity:
+            offset = torch.from_numpy(np.log(counts))
+        elif log_pi is not None:
+            offset = -log_pi[column]
+        positive = torch.from_numpy(np.flatnonzero(columns == 3))
+        next_item_loss(torch.ones(1, 1, dtype=torch.float64), v, positive, temperature=1.0, offset=offset).backward()
+        mean[column] += v.grad[:, 0] / len(batches)
+    return float((mean - full).norm() / full.norm())
+
+
+def test_correction_leaves_the_full_softmax_gradient() -> None:
+    q, batches = zipf_batches(512, 1500)
+    exact = torch.from_numpy(np.log1p(-((1 - q) ** 512)))
+    assert gradient_error(batches, exact, multiplicity=False) < 0.02
+    estimate = FrequencyEstimate(slots=1 << 12, rate=0.01)
+    for batch in batches:
+        estimate.update(torch.from_numpy(np.unique(batch)) + 1)
+    streamed = estimate.log_probability(torch.arange(1, 201)).double()
+    assert gradient_error(batches, streamed, multiplicity=False) < 0.02
+    assert gradient_error(batches, None, multiplicity=True) > 0.2
+
+
+def test_streaming_estimate_finds_bernoulli_rates() -> None:
+    """Items that appear in a batch with probability .5, .2, .05, .01; 30,000 batches."""
+    rng, rates = np.random.default_rng(0), np.array([0.5, 0.2, 0.05, 0.01])
+    estimate = FrequencyEstimate(slots=1 << 10, rate=0.01)
+    hashes = torch.tensor([11, 22, 33, 44])
+    for present in rng.random((30_000, 4)) < rates:
+        estimate.update(hashes[torch.from_numpy(present)])
+    found = estimate.log_probability(hashes).exp().numpy()
+    np.testing.assert_allclose(found, rates, rtol=0.3)  # four standard deviations of the running mean
+
+
+def test_an_item_of_every_batch_has_probability_one() -> None:
+    estimate = FrequencyEstimate(slots=1 << 10, rate=0.05)
+    for _ in range(20):
+        estimate.update(torch.tensor([5]))
+    assert estimate.log_probability(torch.tensor([5])).item() == 0

@@ -1,0 +1,205 @@
+"""Evaluation, comparison, export and recommendations on a small trained run, against slow references."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from recgpt.api import RecGPT
+from recgpt.data.prepared import Prepared
+from recgpt.errors import ConfigError
+from recgpt.evaluation import compare, evaluate
+from recgpt.export import export
+from recgpt.recommend import recommend_user
+from recgpt.runs import TrainedRun
+from recgpt.stages import load_stage
+from tests.recgpt.builders import write_log
+
+LENGTHS = [1, 2, 3, 4, 30, 45, 7, 8, 9, 12, 6, 5]
+SMALL = {"dim": 16, "heads": 2, "id": {"rows": 97}, "window": {"length": 16, "stride": 8, "chunk": 4}}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    config = {
+        "data": write_log(folder / "log", LENGTHS),
+        "model": SMALL,
+        "run": {"steps": 6, "dir": str(folder / "first")},
+    }
+    load_stage("pretrain")(config)
+    return folder / "first"
+
+
+def slow_ranks(run: Path, split: str) -> list[int]:
+    """One user at a time through the chunk path and Python's own sorting."""
+    trained = TrainedRun.open(run)
+    users, prepared, model = trained.prepared.users, trained.prepared, trained.model
+    history, target = (
+        (users.test_history, users.test_target) if split == "test" else (users.valid_history, users.valid_target)
+    )
+    vectors, ranks = model.catalogue, []
+    for row in range(len(users)):
+        if target[row] < 0:
+            continue
+        first = int(users.offset[row])
+        state = model.encode(prepared.events(first, first + int(history[row])))
+        wanted = int(prepared.item_rows(first + int(target[row]), first + int(target[row]) + 1)[0])
+        seen = set(prepared.item_rows(first, first + int(history[row])).tolist()) - {wanted}
+        scores = (vectors @ state.embedding).tolist()
+        ranks.append(1 + sum(scores[i] >= scores[wanted] for i in range(len(scores)) if i != wanted and i not in seen))
+    return ranks
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_evaluation_equals_one_user_at_a_time(run: Path, split: str) -> None:
+    result = evaluate(run, split, ks=(3, 10))
+    ranks = slow_ranks(run, split)
+    assert result["users"] == len(ranks) == 10  # users of one or two events have no target
+    assert result["model"]["recall@3"] == pytest.approx(np.mean([r <= 3 for r in ranks]))
+    assert result["model"]["ndcg@10"] == pytest.approx(np.mean([1 / math.log2(1 + r) if r <= 10 else 0 for r in ranks]))
+    assert result["model"]["mrr"] == pytest.approx(np.mean([1 / r for r in ranks]))
+    assert {"popularity", "item_knn", "markov", "paired", "protocol"} <= set(result)
+    assert result["protocol"]["trained_on"] == "train"
+    assert json.loads((run / "eval" / f"{split}.json").read_text()) == result
+
+
+def test_only_readings_of_the_test_part_are_logged(run: Path) -> None:
+    def readings() -> int:
+        path = run / "test_reads.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    before = readings()
+    evaluate(run, "valid")
+    assert readings() == before
+    evaluate(run, "test")
+    assert readings() == before + 1
+
+
+def test_blocks_of_users_change_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = evaluate(run, "test")
+    monkeypatch.setattr("recgpt.evaluation.MAX_BLOCK", 3)
+    pieces = evaluate(run, "test")
+    for name in ("model", "popularity", "item_knn", "markov"):
+        assert pieces[name] == pytest.approx(whole[name], abs=1e-12)
+
+
+def test_compare_pairs_users(run: Path, tmp_path: Path) -> None:
+    evaluate(run, "test")
+    same = compare(run, run)
+    assert same["second_minus_first"]["ndcg@10"] == {"difference": 0.0, "low": 0.0, "high": 0.0}
+    with pytest.raises(ConfigError, match="run `recgpt evaluate"):
+        compare(run, tmp_path)
+
+
+def test_bad_arguments_are_named(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="split: 'train'; choose valid or test"):
+        evaluate(run, "train")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="k: .*at least 1"):
+        evaluate(run, "test", ks=(0,))
+    with pytest.raises(ConfigError, match="no run folder"):
+        evaluate(tmp_path)
+
+
+def exported(out: Path, what: str) -> dict[str, list]:
+    tables = [pq.read_table(path) for path in sorted((out / what).glob("part-*.parquet"))]
+    return {name: sum((table[name].to_pylist() for table in tables), []) for name in tables[0].column_names}
+
+
+def test_exported_vectors_reproduce_recommend(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recgpt.export.PART", 5)
+    manifest = export(run, tmp_path / "out")
+    users, items = exported(tmp_path / "out", "users"), exported(tmp_path / "out", "items")
+    assert (manifest["n_users"], manifest["n_items"]) == (len(users["user"]), len(items["item"])) == (12, 38)
+    assert sorted(zip(users["user"], users["n_events"], strict=True)) == sorted(
+        (f"user {i}", n) for i, n in enumerate(LENGTHS)
+    )
+    vectors = np.array(items["embedding"], np.float32)
+    for user, embedding in zip(users["user"], users["embedding"], strict=True):
+        found = recommend_user(run, user, 10)
+        scores = vectors @ np.array(embedding, np.float32)
+        wanted = {item["item"] for item in found["items"]}
+        trained = TrainedRun.open(run)
+        first = trained.prepared.find_user(user)
+        offset = int(trained.prepared.users.offset[first])
+        seen = trained.prepared.item_rows(offset, offset + int(trained.prepared.users.n_events[first]))
+        order = [items["item"][i] for i in np.argsort(-scores, kind="stable") if i not in set(seen.tolist())]
+        assert [item["item"] for item in found["items"]] == order[:10]
+        assert len(wanted) == 10
+        assert found["state"]["events"] == dict(zip(users["user"], users["n_events"], strict=True))[user]
+
+
+def test_a_killed_export_goes_on_with_the_missing_parts(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recgpt.export.PART", 5)
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    export(run, whole)
+    calls = []
+
+    def dying(path: Path, data: bytes) -> None:
+        calls.append(path)
+        if len(calls) == 11:
+            raise KeyboardInterrupt
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recgpt.export.atomic_write_bytes", dying)
+        with pytest.raises(KeyboardInterrupt):
+            export(run, out)
+    assert not (out / "manifest.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("part-*.parquet")}
+    assert len(kept) == 10
+    export(run, out)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    for what in ("users", "items"):
+        assert exported(out, what) == exported(whole, what)
+
+
+def test_an_export_is_not_mixed_with_another(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "out", users=False)
+    with pytest.raises(ConfigError, match=r"holds another export \(users: False there, True here\)"):
+        export(run, tmp_path / "out")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds no export; choose another --out"):
+        export(run, tmp_path / "mine")
+
+
+def test_as_of_leaves_out_later_events(run: Path, tmp_path: Path) -> None:
+    prepared: Prepared = TrainedRun.open(run).prepared
+    moment = 1_600_500_000
+    export(run, tmp_path / "out", items=False, as_of=moment)
+    users = exported(tmp_path / "out", "users")
+    for user, n_events, last_time in zip(users["user"], users["n_events"], users["last_time"], strict=True):
+        row = prepared.find_user(user)
+        first = int(prepared.users.offset[row])
+        time = prepared.events(first, first + int(prepared.users.n_events[row])).time
+        assert n_events == (time < moment * 10**6).sum()
+        assert last_time == (time[n_events - 1] if n_events else None)
+
+
+def test_unknown_user_is_named(run: Path) -> None:
+    with pytest.raises(ConfigError, match="user 'nobody' is not in the log"):
+        recommend_user(run, "nobody", 5)
+
+
+def test_a_changed_log_is_refused(run: Path, tmp_path: Path) -> None:
+    config = {
+        "data": write_log(tmp_path / "log", [9, 9, 9], n_items=12),
+        "model": SMALL,
+        "run": {"steps": 1, "dir": str(tmp_path / "run")},
+    }
+    load_stage("pretrain")(config)
+    write_log(tmp_path / "log", [9, 9, 9, 30], n_items=20)
+    with pytest.raises(ConfigError, match="the log has changed since this run was trained"):
+        evaluate(tmp_path / "run")
+
+
+def test_a_run_holds_the_items_of_its_log(run: Path) -> None:
+    model, log = RecGPT.from_pretrained(run), pq.read_table(run.parent / "log" / "events.parquet")
+    assert sorted(model.items.ids.to_pylist()) == sorted(set(log["item"].to_pylist()))
