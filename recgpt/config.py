@@ -40,16 +40,19 @@ class Section(BaseModel):
         """Python's True is the integer 1; as text it fails where a number is asked for, with the other errors."""
         if not isinstance(values, Mapping):
             return values
-        return {
-            name: str(value).lower() if isinstance(value, bool) and cls._wants_number(name) else value
-            for name, value in values.items()
-        }
+        return {name: _bool_as_text(value) if cls._wants_number(name) else value for name, value in values.items()}
 
     @classmethod
     def _wants_number(cls, name: str) -> bool:
         field = cls.model_fields.get(name)
-        leaves = set(_leaves(field.annotation)) if field else set()
-        return bool(leaves & {int, float}) and not leaves & {bool, str}
+        leaves = list(_leaves(field.annotation)) if field else []
+        return any(leaf in (int, float) for leaf in leaves) and bool not in leaves
+
+
+def _bool_as_text(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return [_bool_as_text(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _leaves(annotation: Any) -> Iterator[Any]:
@@ -70,10 +73,19 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-_FLOAT = re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|nan)$")
+_FLOAT = re.compile(r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|nan))$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that `_Loader` or a YAML 1.1 reader would take for something else."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (a copy, never changed)
+        key: yaml.SafeDumper.yaml_implicit_resolvers.get(key, []) + _Loader.yaml_implicit_resolvers.get(key, [])
+        for key in yaml.SafeDumper.yaml_implicit_resolvers | _Loader.yaml_implicit_resolvers
+    }
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -196,7 +208,8 @@ def _known_keys(cls: type[Section], parts: Sequence[str]) -> list[str]:
 
 def dump_config(section: Section) -> str:
     """Every value of a section as YAML; `load_config` reads it back to an equal section."""
-    return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True, default_flow_style=None)
+    values = section.model_dump(mode="json")
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
 def config_digest(section: Section) -> str:
@@ -227,7 +240,7 @@ def show_config(cls: type[Section], source: str | Path | Mapping[str, Any], over
             origin = "file"
         if any(key == name or key.startswith(f"{name}.") for name in given):
             origin = "override"
-        text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
+        text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=10_000)
         lines.append(_show_line(key, text, origin))
     return "\n".join(lines) + "\n"
 

@@ -97,7 +97,11 @@ def replace_dir(source: Path, path: Path) -> None:
     if path.exists():
         old = _sibling(path)
         os.replace(path, old)
-        os.replace(source, path)
+        try:
+            os.replace(source, path)
+        except OSError:
+            os.replace(old, path)
+            raise
         shutil.rmtree(old)
     else:
         os.replace(source, path)

@@ -16,7 +16,6 @@ from recgpt.data.batch import EventBatch, collate
 from recgpt.data.prepared import Prepared
 from recgpt.data.window import WindowConfig
 
-BUCKET = 32
 COUNT_BLOCK = 1 << 20
 
 
@@ -56,6 +55,13 @@ def training_windows(prepared: Prepared, window: WindowConfig) -> Windows:
     return Windows(first[keep], length[keep], skip[keep], n_targets[keep])
 
 
+def padded_widths(length: NDArray[np.int64], longest: int) -> NDArray[np.int64]:
+    """Widths that windows are padded to, int64 [M]: four to each doubling, so few shapes and little padding."""
+    powers = 2 ** np.floor(np.log2(np.maximum(length, 1))).astype(np.int64)
+    grain = np.maximum(4, powers // 4)
+    return np.minimum(-(-np.maximum(length, 1) // grain) * grain, max(longest, 1))
+
+
 def count_targets(prepared: Prepared, start: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many targets lie in [start, stop) of the log, for each of M ranges; reads the log once in blocks."""
     before_start, before_stop = np.zeros(len(start), np.int64), np.zeros(len(stop), np.int64)
@@ -88,7 +94,7 @@ class TrainingBatches:
         self.prepared, self.tokens, self.seed = prepared, tokens, seed
         self.rank, self.world = rank, world
         self.windows = training_windows(prepared, window)
-        self.widths = np.clip(-(-self.windows.length // BUCKET) * BUCKET, min(BUCKET, window.length), window.length)
+        self.widths = padded_widths(self.windows.length, window.length)
         self._order: tuple[int, list[NDArray[np.int64]]] | None = None
 
     def order(self, epoch: int) -> list[NDArray[np.int64]]:

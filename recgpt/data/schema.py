@@ -118,6 +118,7 @@ class ColumnSplit(Section):
 
     kind: Literal["column"]
     column: str
+    """The column that names the part."""
     valid: list[int | str]
     """Values of the validation part."""
     test: list[int | str]

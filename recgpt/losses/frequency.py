@@ -1,8 +1,8 @@
 """How often batches hold an item: the streaming estimate behind the logQ correction.
 
-Yi et al. 2019 (Sampling-bias-corrected neural modeling, algorithm 2): each item keeps its last step a and a running
-mean b of the steps between appearances; pi = 1 / b. Hashed slots, several hashes; a collision only shortens gaps, so the
-largest b of the hashes is taken.
+Yi et al. 2019 (Sampling-bias-corrected neural modeling, algorithm 2): each item keeps its last step a and a
+running mean b of the steps between appearances; pi = 1 / b. Hashed slots, several hashes; a collision only shortens
+gaps, so the largest b of the hashes is taken.
 """
 
 from __future__ import annotations

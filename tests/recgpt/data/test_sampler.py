@@ -5,7 +5,7 @@ import pytest
 
 from recgpt.data.prepare import prepare
 from recgpt.data.prepared import Prepared
-from recgpt.data.sampler import TrainingBatches, count_targets
+from recgpt.data.sampler import TrainingBatches, count_targets, padded_widths
 from recgpt.data.schema import DataConfig
 from recgpt.data.window import WindowConfig
 from tests.recgpt.builders import write_log
@@ -80,3 +80,10 @@ def test_counting_targets_in_blocks(prepared: Prepared, monkeypatch: pytest.Monk
     expected = [target[a:b].sum() for a, b in zip(start, stop, strict=True)]
     monkeypatch.setattr("recgpt.data.sampler.COUNT_BLOCK", 7)
     np.testing.assert_array_equal(count_targets(prepared, start, stop), expected)
+
+
+def test_widths_by_hand() -> None:
+    lengths = np.array([0, 1, 4, 5, 9, 16, 17, 33, 100, 190, 200])
+    assert padded_widths(lengths, 200).tolist() == [4, 4, 4, 8, 12, 16, 20, 40, 112, 192, 200]
+    lengths = np.arange(16, 5000)
+    assert (padded_widths(lengths, 5000) / lengths).max() < 1.25 + 1e-9

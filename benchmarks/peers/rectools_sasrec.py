@@ -1,0 +1,71 @@
+"""Training events per second of RecTools' SASRec (full softmax), for training_speed.py, in RecTools' environment."""
+
+import logging
+import os
+import sys
+import time
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from rectools import Columns
+from rectools.dataset import Dataset
+from rectools.models import SASRecModel
+
+
+class Count(pl.Callback):
+    """Counts targets after the warm-up and ends the process when the time is over."""
+
+    def __init__(self, seconds: float, warm_up: int) -> None:
+        self.seconds, self.warm_up = seconds, warm_up
+        self.steps = self.events = 0
+        self.started = 0.0
+
+    def on_train_batch_end(self, trainer, module, out, batch, i) -> None:  # type: ignore[no-untyped-def]
+        """Count one step."""
+        self.steps += 1
+        if self.steps == self.warm_up:
+            self.started = time.perf_counter()
+        elif self.steps > self.warm_up:
+            self.events += int((batch["y"] != 0).sum())
+            spent = time.perf_counter() - self.started
+            if spent > self.seconds:
+                print(self.events / spent, flush=True)
+                os._exit(0)  # Lightning has no prompt way out of an epoch
+
+
+def main() -> None:
+    """Fit on all but each user's last two events."""
+    path, seconds, threads, length, warm_up = sys.argv[1:]
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    torch.set_num_threads(int(threads))
+    pairs = np.loadtxt(path, dtype=np.int64)
+    frame = pd.DataFrame({Columns.User: pairs[:, 0], Columns.Item: pairs[:, 1], Columns.Weight: 1.0})
+    users = frame.groupby(Columns.User)
+    frame[Columns.Datetime] = pd.Timestamp("2000-01-01") + pd.to_timedelta(users.cumcount(), unit="s")
+    count = Count(float(seconds), int(warm_up))
+
+    def trainer() -> pl.Trainer:
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        return pl.Trainer(
+            max_epochs=1000, accelerator="cpu", devices=1, enable_model_summary=False, callbacks=[count], **quiet
+        )
+
+    model = SASRecModel(
+        n_factors=64,
+        n_blocks=2,
+        n_heads=2,
+        session_max_len=int(length),
+        batch_size=128,
+        dropout_rate=0.2,
+        loss="softmax",
+        get_trainer_func=trainer,
+    )
+    model.fit(Dataset.construct(frame[users.cumcount(ascending=False) >= 2]))
+
+
+if __name__ == "__main__":
+    main()
