@@ -57,6 +57,40 @@ def show_metrics(result: Mapping[str, Any]) -> None:
         show_fields(rest)
 
 
+def show_evaluation(result: Mapping[str, Any]) -> None:
+    """The metrics, the model's lead over each method, then the protocol."""
+    show_metrics({name: value for name, value in result.items() if name != "paired"})
+    _show_lead(result.get("paired", {}))
+
+
+def _show_lead(paired: Mapping[str, Any]) -> None:
+    rows = [
+        (name, metric, gap["difference"], f"{gap['low']:+.4f} to {gap['high']:+.4f}")
+        for name, metrics in paired.items()
+        for metric, gap in metrics.items()
+    ]
+    if rows:
+        _print_table(("model minus", "metric", "difference", "95 % interval over users"), rows)
+
+
+def show_quickstart(summary: Mapping[str, Any]) -> None:
+    """What came out, what it recommends to one user, and what to try next."""
+    methods = {name: summary[name] for name in METHODS if name in summary}
+    shown = ("ndcg@10", "recall@10", "mrr", "coverage@10")
+    show_metrics({name: {key: metrics[key] for key in shown} for name, metrics in methods.items()})
+    _show_lead({name: {"ndcg@10": value["ndcg@10"]} for name, value in summary["paired"].items()})
+    items = summary["recommended"]["items"]
+    columns = list(dict.fromkeys(key for item in items for key in item))
+    _print_table(
+        (f"for {summary['recommended']['user']}", *columns),
+        [(place, *(item.get(key, "") for key in columns)) for place, item in enumerate(items, 1)],
+    )
+    stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in summary["seconds"].items())
+    print(f"{stages}; trained on {summary['targets_per_second']:,.0f} events/s")
+    run = summary["run"]
+    print(f"next: recgpt recommend {run} --user ID -k 10, or recgpt config show {run}/config.yaml")
+
+
 def show_recommendations(result: Mapping[str, Any]) -> None:
     """A table of the items, best first, then what they were computed from."""
     items = result["items"]

@@ -227,7 +227,7 @@ _ALL = (
         ("quickstart", "quickstart --size tiny --out runs/tiny", "quickstart --data ml-1m"),
         _quickstart_arguments,
         _quickstart,
-        output.show_metrics,
+        output.show_quickstart,
     ),
     Verb(
         "prepare",
@@ -280,7 +280,7 @@ _ALL = (
         ("evaluate runs/ml-1m", "evaluate runs/ml-1m --split valid --k 5,10,100"),
         _evaluate_arguments,
         _evaluate,
-        output.show_metrics,
+        output.show_evaluation,
     ),
     Verb(
         "compare",

@@ -6,11 +6,12 @@ Everything is written to a sibling, flushed to the disk and renamed; a rename wi
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,13 +109,44 @@ def replace_dir(source: Path, path: Path) -> None:
     fsync_path(path.parent)
 
 
-def remove_leftovers(folder: str | Path) -> None:
-    """Remove the temporary files and folders that a killed process left in `folder`."""
+def remove_leftovers(folder: str | Path, name: str | None = None) -> None:
+    """Remove the temporary files and folders that a killed process left in `folder`: all, or those for `name` alone."""
     folder = Path(folder)
     if not folder.is_dir():
         return
-    for entry in folder.glob(f"{TMP_PREFIX}*"):
+    pattern = "*" if name is None else f"{glob.escape(name)}-{'[0-9a-f]' * 8}"
+    for entry in folder.glob(TMP_PREFIX + pattern):
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(path: str | Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock file `path`, one process at a time; the lock goes with the process, however that ends.
+
+    Args:
+        path: made here, removed at the end.
+        waiting: called when another process holds it, before waiting for that one.
+    """
+    import fcntl
+
+    path = Path(path)
+    while True:
+        with full_disk_told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "ab")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                continue  # whoever held it has removed it: this lock keeps nobody out
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return

@@ -237,9 +237,9 @@ def test_defaults_reach_the_library(stand_in: Callable[..., Recorder], stage: Re
     assert evaluate.kwargs == {"split": "valid", "ks": (5, 20)}
 
     quickstart = stand_in("recgpt.quickstart", "quickstart")
-    assert main(["quickstart"]) == 0
+    assert main(["quickstart", "--json"]) == 0
     assert quickstart.args == (None, "small", Path("runs/quickstart"))
-    assert main(["quickstart", "--data", "ml-1m", "--size", "tiny", "--out", "x"]) == 0
+    assert main(["quickstart", "--data", "ml-1m", "--size", "tiny", "--out", "x", "--json"]) == 0
     assert quickstart.args == ("ml-1m", "tiny", Path("x"))
 
     compare = stand_in("recgpt.evaluation", "compare")

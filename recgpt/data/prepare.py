@@ -34,7 +34,7 @@ from recgpt.data.schema import ColumnSplit, DataConfig
 from recgpt.data.sequences import USER_COLUMNS, SequenceWriter
 from recgpt.data.side import ItemSide, read_items
 from recgpt.errors import ConfigError
-from recgpt.files import atomic_dir, write_json
+from recgpt.files import atomic_dir, exclusive, remove_leftovers, write_json
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -89,7 +89,15 @@ def prepare(
     found = Prepared.open_if_fresh(folder, config)
     if found is not None:
         return found
-    with Stages(progress) as stages, atomic_dir(folder) as temporary:
+    with Stages(progress) as stages:
+        waiting = f"another process prepares {folder}; waiting for it"
+        with exclusive(folder.parent / f".{folder.name}.lock", lambda: stages.warn([waiting])):
+            return Prepared.open_if_fresh(folder, config) or _prepare_alone(config, folder, stages)
+
+
+def _prepare_alone(config: DataConfig, folder: Path, stages: Stages) -> Prepared:
+    remove_leftovers(folder.parent, folder.name)
+    with atomic_dir(folder) as temporary:
         scratch = temporary / "scratch"
         scratch.mkdir()
         with Engine(config.memory_limit, scratch / "spill") as engine:

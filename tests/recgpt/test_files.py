@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from recgpt.files import (
     atomic_dir,
     atomic_write_bytes,
     atomic_write_text,
+    exclusive,
     full_disk_told,
     remove_leftovers,
     write_json,
@@ -231,6 +234,47 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
     remove_leftovers(tmp_path)
     assert names(tmp_path) == ["kept", "kept.tmp-1"]
     remove_leftovers(tmp_path / "missing")
+
+
+def test_leftovers_of_one_name(tmp_path: Path) -> None:
+    with atomic_dir(tmp_path / "log[1]") as temporary:
+        own = temporary.name
+    for name in (own, f"{TMP_PREFIX}log[1]-2-00000000", f"{TMP_PREFIX}log1-00000000", f"{TMP_PREFIX}other-00000000"):
+        (tmp_path / name).mkdir()
+    remove_leftovers(tmp_path, "log[1]")
+    assert own not in names(tmp_path)
+    assert len(names(tmp_path)) == 4
+
+
+def test_one_holds_the_lock_at_a_time(tmp_path: Path) -> None:
+    path, inside, most, waited = tmp_path / "new" / ".lock", 0, 0, []
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(20):
+            with exclusive(path, lambda: waited.append(1)):
+                inside += 1
+                most = max(most, inside)
+                time.sleep(0.001)
+                inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (inside, most) == (0, 1)
+    assert waited
+    assert names(path.parent) == []
+
+    def failing() -> None:
+        with exclusive(path, lambda: None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        failing()
+    with exclusive(path, lambda: pytest.fail("nobody holds it")):
+        assert names(path.parent) == [".lock"]
 
 
 # -- SIGKILL -----------------------------------------------------------------------------------------------------------
