@@ -1,8 +1,7 @@
 """Configuration: typed sections, YAML files that hold differences from the defaults, `key.sub=value`.
 
 A section stands beside the module that it configures; a stage puts sections together. The attribute docstrings of a
-section
-are the only documentation of its fields (`recgpt config show FILE` prints every value and its origin).
+section are the only documentation of its fields (`recgpt config show FILE` prints every value and its origin).
 """
 
 from __future__ import annotations

@@ -90,11 +90,7 @@ class EventModel(nn.Module):
         self.transformer = Transformer(config, config.window.length + 1)
         self.query = nn.Linear(dim, dim, bias=False)
         self.item = nn.Linear(dim, dim, bias=False)
-        for tower in (
-            self.query,
-            self.item,
-        ):  # start with both towers in one space: an item's input is near its own vector
-            nn.init.eye_(tower.weight)
+        nn.init.eye_(self.query.weight)  # not W_v: with both, a query starts as its last item's vector
         self.scale = 0.5 * math.sqrt(dim)
 
     def encode_items(self, batch: EventBatch) -> Tensor:

@@ -1,8 +1,7 @@
 """UserState: what is kept of a user, and the chunk path that builds it.
 
 `build` and `extend` run fixed shapes (one user, whole chunks of C events, the tail padded to a chunk), so a state
-that grew event
-by event equals one that was encoded at once, bit for bit, on one machine and thread count.
+that grew event by event equals one that was encoded at once, bit for bit, on one machine and thread count.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """EventBatch: padded windows of events as tensors, with their next-item targets.
 
 B sequences, T events (right-padded), U distinct items among inputs and targets, N targets. Position t of a sequence
-is the state
-that has seen its first t events (t = 0: none), so there are T + 1 positions.
+is the state that has seen its first t events (t = 0: none), so there are T + 1 positions.
 """
 
 from __future__ import annotations

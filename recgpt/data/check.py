@@ -97,8 +97,7 @@ def _reject_warning(summary: dict[str, Any], config: DataConfig) -> Iterator[str
         worst = summary["rejected"][0]
         yield (
             f"{share:.1%} of the rows are rejected, mostly {worst['reason']} ({worst['field']}):"
-            f" prepare will refuse"
-            f" this log (data.max_reject_fraction {config.max_reject_fraction:g})"
+            f" prepare will refuse this log (data.max_reject_fraction {config.max_reject_fraction:g})"
         )
 
 

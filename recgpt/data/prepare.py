@@ -192,10 +192,8 @@ class Preparation:
 
         What starts with `__` is not written.
 
-        The order is (user, order, ties, item hash, place in the files): total, so that two runs are
-        equal. Items are
-        numbered by their hash, which keeps the sort key within the 32 bytes that the engine
-        compares fastest.
+        The order is (user, order, ties, item hash, place in the files): total, so that two runs are equal. Items are
+        numbered by their hash, which keeps the sort key within the 32 bytes that the engine compares fastest.
         """
         config, names = (
             self.config,

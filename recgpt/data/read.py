@@ -398,8 +398,7 @@ class _Typing:
 def is_nan(column: ir.FloatingColumn) -> ir.BooleanColumn:
     """Whether a value is NaN, whatever the file's statistics say.
 
-    Parquet's minimum and maximum leave NaN out, and DuckDB concludes from them that a column has
-    none: a plain `isnan`
+    Parquet's minimum and maximum leave NaN out, and DuckDB concludes from them that a column has none: a plain `isnan`
     is then false on every row. It does not see through `nullif` (a test pins it).
     """
     return column.nullif(FLOAT64_MAX).isnan()
@@ -407,8 +406,7 @@ def is_nan(column: ir.FloatingColumn) -> ir.BooleanColumn:
 
 def _float_ids(key: str, name: str, found: str) -> str:
     return (
-        f"{key}: column {name!r} is {found}; floating point cannot hold every id, so write the"
-        f" ids as"
+        f"{key}: column {name!r} is {found}; floating point cannot hold every id, so write the ids as"
         " integers or text (in pandas: astype('Int64'))"
     )
 

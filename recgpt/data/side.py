@@ -93,8 +93,7 @@ class _Join:
         if pa.types.is_integer(column.type) != pa.types.is_integer(self.ids.type):
             raise ConfigError(
                 f"data.items.id: column {self.config.id!r} is {column.type}, but the log's item"
-                f" ids are"
-                f" {self.ids.type}; write both as the same type"
+                f" ids are {self.ids.type}; write both as the same type"
             )
         return column
 
@@ -108,8 +107,7 @@ class _Join:
             example = self.ids.filter(pc.is_null(place))[0].as_py()
             self.warnings.append(
                 f"{place.null_count:,} of {len(self.ids):,} items of the log have no row in"
-                f" data.items,"
-                f" such as {example!r}: they have no features"
+                f" data.items, such as {example!r}: they have no features"
             )
         filled = side_ids.drop_null()
         doubles = len(filled) - len(filled.unique())

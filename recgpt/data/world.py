@@ -90,7 +90,7 @@ class SimulatorConfig(Section):
     """Series that a user may have open."""
     series_decay: float = Field(0.97, gt=0, le=1)
     """What an open series keeps of its weight at each event."""
-    same_session: float = Field(0.5, gt=0, le=1)
+    same_session: float = Field(0.65, gt=0, le=1)
     """What a series weighs in the session that opened it, beside later ones."""
     session_events: float = Field(7.0, gt=1)
     """Mean events in a session."""

@@ -25,7 +25,7 @@ class Markov:
 
     ``P_a(j | i) = (n(i, j) + k * p(j)) / (n(i) + k)``: n(i, j) counts how often j came a + 1 events
     after i, repeats included, n(i) is its sum over j, p(j) the item's share of all events: counts
-    with a Dirichlet prior of weight k (MacKay and Peto 1995, eq. 3). So rarely seen items lean on
+    with a Dirichlet prior of weight k (MacKay and Peto 1995). So rarely seen items lean on
     popularity, and a missing event (a short history, an unknown item) votes for it.
 
     Memory: 12 bytes for each distinct transition observed, a distance, never items by items.
