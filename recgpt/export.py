@@ -43,6 +43,8 @@ def export(
         ConfigError: `out` holds another export.
     """
     trained, out = TrainedRun.open(run), Path(out)
+    if isinstance(as_of, str) and as_of.lstrip("-").isdecimal():
+        as_of = int(as_of)
     head = {
         "model": trained.model.fingerprint,
         "dim": trained.model.config.dim,

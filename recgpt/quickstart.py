@@ -24,7 +24,7 @@ from recgpt.runs import TrainedRun
 from recgpt.stages import find_folder, load_stage
 
 Size = Literal["tiny", "small"]
-TINY_EPOCHS = 12
+TINY_EPOCHS = 40
 LONGEST = {"tiny": 0.5, "small": 4.0}  # minutes of training on a real log
 
 

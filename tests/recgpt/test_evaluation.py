@@ -204,7 +204,7 @@ def test_an_export_is_not_mixed_with_another(run: Path, tmp_path: Path) -> None:
 def test_as_of_leaves_out_later_events(run: Path, tmp_path: Path) -> None:
     prepared: Prepared = TrainedRun.open(run).prepared
     moment = 1_600_500_000
-    export(run, tmp_path / "out", items=False, as_of=moment)
+    export(run, tmp_path / "out", items=False, as_of=str(moment))
     users = exported(tmp_path / "out", "users")
     for user, n_events, last_time in zip(users["user"], users["n_events"], users["last_time"], strict=True):
         row = prepared.find_user(user)
