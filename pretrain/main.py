@@ -11,6 +11,7 @@ from recgpt.config import load_config
 from .config import PretrainConfig
 
 if TYPE_CHECKING:
+    from recgpt.data.prepared import Prepared
     from recgpt.model import EventModel
 
 
@@ -56,12 +57,15 @@ def run(
     from .task import PretrainTask
 
     resolved = resolve(config, overrides, from_run)
-    run_status(Path(str(resolved.run.dir)), resolved, fresh)  # told before the log is read
+    folder = Path(str(resolved.run.dir))
+    run_status(folder, resolved, fresh)  # told before the log is read
     prepared = prepare(resolved.data)
+    resolved = bind(resolved, prepared)
+    status = run_status(folder, resolved, fresh)
     with torch.random.fork_rng():
         torch.manual_seed(resolved.run.seed)
         model = EventModel(resolved.model, prepared.schema)
-    if resolved.run.start_from is not None:
+    if resolved.run.start_from is not None and status == "new":
         load_weights(model, resolved.run.start_from)
     task = PretrainTask(resolved, prepared, model)
     result = train(task, resolved.optim, resolved.run, resolved, fresh)
@@ -76,6 +80,13 @@ def run(
     }
 
 
+def bind(config: PretrainConfig, prepared: Prepared) -> PretrainConfig:
+    """The config with the place and the content of the prepared log: what a run resumes on and is evaluated on."""
+    data = config.data.model_copy(update={"prepared": str(prepared.folder.absolute())})
+    run = config.run.model_copy(update={"log": prepared.content})
+    return config.model_copy(update={"data": data, "run": run})
+
+
 def load_weights(model: EventModel, start_from: str) -> None:
     """Copy the weights of an earlier run.
 
@@ -85,11 +96,12 @@ def load_weights(model: EventModel, start_from: str) -> None:
     from recgpt.api import RecGPT
     from recgpt.errors import ConfigError
 
-    old, new = RecGPT.from_pretrained(start_from).model.state_dict(), model.state_dict()
+    start = RecGPT.from_pretrained(start_from)
+    old, new = start.model.state_dict(), model.state_dict()
     differing = sorted(set(old) ^ set(new)) or [name for name in new if old[name].shape != new[name].shape]
     if differing:
         raise ConfigError(
-            f"run.start_from: {start_from}: {differing[0]} differs between the two models; use the same model "
-            "section and data columns"
+            f"run.start_from: {start_from}: {differing[0]} differs between the two models (model.dim "
+            f"{start.config.dim} there, {model.config.dim} here); use the same model section and data columns"
         )
     model.load_state_dict(old)

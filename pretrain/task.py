@@ -46,7 +46,13 @@ class PretrainTask:
 
     def __init__(self, config: PretrainConfig, prepared: Prepared, events: EventModel) -> None:
         self.prepared, self.loss = prepared, config.loss
-        self.data = TrainingBatches(prepared, config.model.window, config.optim.batch_tokens, config.run.seed)
+        self.data = TrainingBatches(
+            prepared,
+            config.model.window,
+            config.optim.batch_tokens,
+            config.run.seed,
+            every=config.loss.targets == "all",
+        )
         if len(self.data) == 0:
             raise ConfigError(
                 "data: no training target; check data.target and data.split against the log (`recgpt data check`)"
@@ -102,13 +108,12 @@ class PretrainTask:
         """What is added to negatives' logits, [U]."""
         if self.loss.columns == "catalogue":
             return None
-        offset = torch.zeros(len(hashes))
-        if self.loss.correction:
-            self.model.frequency.update(hashes)
-            offset -= self.model.frequency.log_probability(hashes)
         if self.loss.multiplicity:
-            offset += multiplicity_offset(positive, len(hashes))
-        return offset
+            return multiplicity_offset(positive, len(hashes))
+        if not self.loss.correction:
+            return None
+        self.model.frequency.update(hashes)
+        return -self.model.frequency.log_probability(hashes)
 
     def _user_mask(self, batch: EventBatch, positive: Tensor, n_columns: int) -> Mask:
         if self.loss.mask_user == "none":

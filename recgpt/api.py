@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.torch
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from recgpt.config import Section, validate
@@ -20,13 +22,14 @@ from recgpt.data.events import Events
 from recgpt.data.hashing import hash_ids
 from recgpt.data.items import ItemTable
 from recgpt.data.schema import DataSchema
-from recgpt.data.table import read_events, to_arrow
+from recgpt.data.table import read_events, read_features
 from recgpt.errors import ConfigError
-from recgpt.files import atomic_dir, atomic_write_bytes, write_json
+from recgpt.files import atomic_write_bytes, write_json
 from recgpt.model import EventModel, ModelConfig
 from recgpt.state import StateBuilder, UserState
 
 BLOCK = 4096
+FORMAT = 1
 
 
 class Recommendation(NamedTuple):
@@ -44,9 +47,12 @@ class Recommendation(NamedTuple):
 class _Saved(Section):
     """The `config.json` of a model folder."""
 
+    model_config = ConfigDict(populate_by_name=True)
+
     format: int
+    fingerprint: str
     model: ModelConfig
-    schema_: DataSchema
+    schema_: DataSchema = Field(alias="schema")
 
 
 class RecGPT:
@@ -73,6 +79,9 @@ class RecGPT:
     @cached_property
     def fingerprint(self) -> str:
         """Hex digest of the weights, the model's config and the schema; states carry it."""
+        return self._digest()
+
+    def _digest(self) -> str:
         digest = hashlib.sha256(self.config.model_dump_json().encode())
         digest.update(self.schema.model_dump_json().encode())
         for name, value in sorted(self.model.state_dict().items()):
@@ -90,28 +99,33 @@ class RecGPT:
     # -- files ---------------------------------------------------------------------------------------------------------
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write a model folder: `model.safetensors`, `config.json`, `items.parquet`."""
-        with atomic_dir(path) as folder:
-            self.write(folder)
+        """Write a model folder: `model.safetensors`, `items.parquet`, `config.json`.
+
+        The folder is made if it is absent; whatever else stands in it stays.
+
+        Raises:
+            ConfigError: `path` is a file.
+        """
+        if Path(path).exists() and not Path(path).is_dir():
+            raise ConfigError(f"{path}: is a file; name a folder")
+        self.write(Path(path))
 
     def write(self, folder: Path) -> None:
-        """Write the files of a model folder into an existing one."""
+        """Write the files of a model folder, `config.json` last, so that a half-written folder does not open."""
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
         atomic_write_bytes(folder / "model.safetensors", safetensors.torch.save(tensors))
-        self.items.write(folder / "items.parquet")
-        saved = {
-            "format": 1,
-            "model": self.config.model_dump(mode="json"),
-            "schema_": self.schema.model_dump(mode="json"),
-        }
-        write_json(folder / "config.json", saved)
+        items = io.BytesIO()
+        self.items.write(items)
+        atomic_write_bytes(folder / "items.parquet", items.getvalue())
+        saved = _Saved(format=FORMAT, fingerprint=self._digest(), model=self.config, schema_=self.schema)
+        write_json(folder / "config.json", saved.model_dump(mode="json", by_alias=True))
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> RecGPT:
         """Load a run folder or its `model` folder; executes nothing that it reads.
 
         Raises:
-            ConfigError: the folder is no whole model.
+            ConfigError: the folder is no whole model, or its files belong to several.
         """
         path = Path(path)
         folder = path / "model" if (path / "model").is_dir() else path
@@ -121,23 +135,28 @@ class RecGPT:
                     f"{folder / name}: not there, so {path} is no finished run; finish it with `recgpt pretrain`"
                 )
         try:
-            saved = validate(
-                _Saved, json.loads((folder / "config.json").read_text("utf-8")), str(folder / "config.json")
-            )
+            saved = _read_saved(folder / "config.json")
             tensors = safetensors.torch.load_file(folder / "model.safetensors")
             items = ItemTable.read(folder / "items.parquet")
-        except (safetensors.SafetensorError, OSError, ValueError) as error:
+        except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
             detail = " ".join(str(error).split())
             raise ConfigError(f"{folder}: not a whole model ({detail}); copy or train it again") from error
         model = EventModel(saved.model, saved.schema_)
-        problems = model.load_state_dict(tensors, strict=False)
-        if problems.missing_keys or problems.unexpected_keys:
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:  # names or shapes
+            detail = " ".join(str(error).split())[:300]
             raise ConfigError(
-                f"{folder / 'model.safetensors'}: missing {problems.missing_keys}, unexpected "
-                f"{problems.unexpected_keys}; "
-                "the weights belong to another config.json"
+                f"{folder / 'model.safetensors'}: the weights belong to another config.json ({detail}); copy or train "
+                f"the model again"
+            ) from error
+        loaded = cls(model, items)
+        if loaded.fingerprint != saved.fingerprint:
+            raise ConfigError(
+                f"{folder}: its files make model {loaded.fingerprint}, its config.json is of {saved.fingerprint}; they "
+                f"belong to different models, so copy or train it again"
             )
-        return cls(model, items)
+        return loaded
 
     # -- users ---------------------------------------------------------------------------------------------------------
 
@@ -147,7 +166,8 @@ class RecGPT:
         Args:
             events: the user's events, oldest first: a dict of columns, a pandas, polars or pyarrow table, a
                 `datasets.Dataset`; columns as in the log. No events give the empty state.
-            n_before: events of the user that came before these and are left out.
+            n_before: events of the user that came before these and are left out, 0 or more. Their items are not
+                known, so the state counts as `seen_cut` and `recommend` may return them.
         """
         return self.builder.build(self.events(events), n_before)
 
@@ -187,8 +207,6 @@ class RecGPT:
 
     def events(self, table: Any) -> Events:
         """A caller's table as `Events`; see `encode`."""
-        if isinstance(table, dict) and not any(len(column) for column in table.values()):
-            table = {self.schema.item: []}
         return read_events(table, self.schema)
 
     # -- items ---------------------------------------------------------------------------------------------------------
@@ -208,36 +226,15 @@ class RecGPT:
         hashes = hash_ids(list(ids))
         columns, content = item_columns(self.items, hashes)
         if features is not None:
-            columns, content = self._given_features(features, len(hashes), columns, content)
+            given, vectors = read_features(features, self.schema, len(hashes))
+            columns = columns | {name: torch.from_numpy(values) for name, values in given.items()}
+            content = content if vectors is None else torch.from_numpy(vectors)
         return self._vectors(hashes, columns, content)
 
     def _vectors(self, hashes: np.ndarray, columns: dict[str, Tensor], content: Tensor | None) -> Tensor:
         nothing = torch.zeros(1, 1, dtype=torch.int64)
         batch = EventBatch(tensor(hashes), nothing, nothing[0], nothing, features=columns, content=content)
         return self.model.vectors(self.model.encode_items(self.builder.known(batch)))
-
-    def _given_features(
-        self, features: Any, count: int, columns: dict[str, Tensor], content: Tensor | None
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        table = to_arrow(features)
-        if table.num_rows != count:
-            raise ConfigError(f"features: {table.num_rows} rows for {count} items; give one row an item")
-        names = {name for name in self.schema.features if name in table.column_names}
-        kinds = {name: self.schema.features[name] for name in names}
-        shell = self.schema.model_copy(update={"context": kinds, "outcomes": {}})
-        given = read_events(table.append_column(self.schema.item, pa_row_ids(count)), shell)
-        columns = columns | {name: torch.from_numpy(np.array(given.context[name])) for name in names}
-        if "embedding" in table.column_names and self.schema.content_dim:
-            rows = [
-                [np.nan] * self.schema.content_dim if row is None else row for row in table["embedding"].to_pylist()
-            ]
-            content = torch.tensor(rows, dtype=torch.float32)
-            if content.shape != (count, self.schema.content_dim):
-                raise ConfigError(
-                    f"features.embedding: shape {tuple(content.shape)}; the model reads "
-                    f"{self.schema.content_dim} numbers an item"
-                )
-        return columns, content
 
     @cached_property
     def catalogue(self) -> Tensor:
@@ -263,8 +260,9 @@ class RecGPT:
         Args:
             state: of this model.
             k: how many.
-            exclude_seen: leave out every item of the user's events, also those beyond the window.
-            candidates: the ids to choose from; default every item of the run.
+            exclude_seen: leave out every item of the user's events, also beyond the window (unless `seen_cut`).
+            candidates: the ids to choose from; default every item of the run. One given twice counts once; one of
+                which nothing is known (no training event, no content, no feature) scores 0.
 
         Raises:
             RecGPTError: the state is another model's.
@@ -275,17 +273,27 @@ class RecGPT:
         if candidates is None:
             vectors, hashes = self.catalogue, self.items.hash
         else:
-            vectors, hashes = self.item_vectors(candidates), hash_ids(list(candidates))
+            given = candidates.tolist() if isinstance(candidates, np.ndarray) else list(candidates)
+            hashes = hash_ids(given)
+            once = np.sort(np.unique(hashes, return_index=True)[1])
+            hashes, chosen = hashes[once], [given[row] for row in once]
+            vectors = self.item_vectors(chosen)
         scores = vectors @ state.embedding
         if exclude_seen:
             scores = scores.masked_fill(torch.from_numpy(np.isin(hashes, state.seen)), -torch.inf)
         best = torch.argsort(scores, descending=True, stable=True)[:k]
-        ids = self.items.id if candidates is None else lambda row: candidates[row]
-        return [Recommendation(ids(int(row)), float(scores[row])) for row in best if scores[row] > -torch.inf]
+        kept = [int(row) for row in best if scores[row] > -torch.inf]
+        items = [self.items.id(row) if candidates is None else chosen[row] for row in kept]
+        return [Recommendation(item, float(scores[row])) for item, row in zip(items, kept, strict=True)]
 
 
-def pa_row_ids(count: int) -> Any:
-    """Row numbers as stand-in ids for tables that have none."""
-    import pyarrow as pa
-
-    return pa.array(range(count), pa.int64())
+def _read_saved(path: Path) -> _Saved:
+    values = json.loads(path.read_text("utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.name} holds no object")
+    if values.get("format") != FORMAT:
+        raise ConfigError(
+            f"{path}: format {values.get('format')!r}, this version reads {FORMAT}; load it with the version that "
+            f"wrote it, or train it again"
+        )
+    return validate(_Saved, values, str(path))

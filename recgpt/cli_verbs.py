@@ -6,7 +6,6 @@ The functions are imported when their verb runs, so that `--help` and wrong argu
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import sys
 from collections.abc import Callable
@@ -96,10 +95,12 @@ def _data_check(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _show_check(found: dict[str, Any]) -> None:
+    from rich.console import Console
+
     from recgpt.data.check import print_check
 
-    with contextlib.redirect_stderr(sys.stdout):  # as a verb's result it belongs on stdout
-        print_check(found)
+    width = None if sys.stdout.isatty() else output.PIPE_WIDTH
+    print_check(found, Console(width=width, highlight=False))
 
 
 def _config_show(arguments: argparse.Namespace) -> Any:

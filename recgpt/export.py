@@ -43,46 +43,67 @@ def export(
         ConfigError: `out` holds another export.
     """
     trained, out = TrainedRun.open(run), Path(out)
-    if isinstance(as_of, str) and as_of.lstrip("-").isdecimal():
-        as_of = int(as_of)
+    moment = _moment(trained, as_of)
     head = {
         "model": trained.model.fingerprint,
+        "log": trained.prepared.content,
         "dim": trained.model.config.dim,
         "users": users,
         "items": items,
-        "as_of": as_of,
+        "as_of": moment,
         "part": PART,
     }
-    _claim(out, head)
+    finished = _claim(out, head)
+    if finished is not None:
+        return finished
     counts: dict[str, Any] = {}
     if items:
         counts["n_items"] = _export_items(trained, out / "items")
     if users:
-        counts["n_users"] = _export_users(trained, out / "users", as_of)
+        counts["n_users"] = _export_users(trained, out / "users", moment)
     manifest = head | counts | {"written": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
     write_json(out / MANIFEST, manifest)
     (out / STARTED).unlink()
     return manifest
 
 
-def _claim(out: Path, head: dict[str, Any]) -> None:
-    """Go on with the same export, or begin one; refuse to mix two."""
+def _moment(trained: TrainedRun, as_of: int | str | None) -> int | None:
+    """Microseconds since 1970 UTC."""
+    if as_of is None:
+        return None
+    if not trained.model.schema.has_time:
+        raise ConfigError("--as-of: this log has no clock (data.time); leave it out")
+    if isinstance(as_of, str) and as_of.lstrip("-").isdecimal():
+        as_of = int(as_of)
+    return time_point(as_of, trained.model.schema.time_unit)
+
+
+def _claim(out: Path, head: dict[str, Any]) -> dict[str, Any] | None:
+    """Begin an export or go on with it; the manifest if it is finished. Two exports are never mixed.
+
+    Raises:
+        ConfigError: `out` is a file, holds another export, or holds what is no export.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out: {out} is a file; name a folder")
     for name in (MANIFEST, STARTED):
         if (out / name).is_file():
-            there = {key: value for key, value in read_config(out / name).items() if key in head}
-            if there != head:
-                differing = [key for key in head if there.get(key) != head[key]]
+            there = read_config(out / name)
+            differing = [key for key in head if there.get(key) != head[key]]
+            if differing:
+                key = differing[0]
                 raise ConfigError(
-                    f"{out}: holds another export ({differing[0]}: {there.get(differing[0])} there, "
-                    f"{head[differing[0]]} here); "
+                    f"{out}: holds another export ({key}: {there.get(key)} there, {head[key]} here); "
                     "choose another --out or remove it"
                 )
-    if out.is_dir() and any(out.iterdir()) and not any((out / name).is_file() for name in (MANIFEST, STARTED)):
+            if name == MANIFEST:
+                return there
+    if out.is_dir() and any(out.iterdir()) and not (out / STARTED).is_file():
         raise ConfigError(f"{out}: is not empty and holds no export; choose another --out")
-    (out / MANIFEST).unlink(missing_ok=True)
     write_json(out / STARTED, head)
     for folder in (out, out / "users", out / "items"):
         remove_leftovers(folder)
+    return None
 
 
 def _write_part(path: Path, columns: dict[str, Any]) -> None:
@@ -109,13 +130,9 @@ def _export_items(trained: TrainedRun, folder: Path) -> int:
     return len(table)
 
 
-def _export_users(trained: TrainedRun, folder: Path, as_of: int | str | None) -> int:
+def _export_users(trained: TrainedRun, folder: Path, moment: int | None) -> int:
     prepared = trained.prepared
-    lengths = prepared.users.n_events
-    if as_of is not None:
-        if not trained.model.schema.has_time:
-            raise ConfigError("--as-of: this log has no clock (data.time); leave it out")
-        lengths = _events_before(trained, time_point(as_of, trained.model.schema.time_unit))
+    lengths = prepared.users.n_events if moment is None else _events_before(trained, moment)
     for part, first in enumerate(range(0, prepared.n_users, PART)):
         path = folder / f"part-{part:05d}.parquet"
         if path.exists():
@@ -130,7 +147,7 @@ def _export_users(trained: TrainedRun, folder: Path, as_of: int | str | None) ->
             {
                 "user": pa.array(prepared.user_ids(rows)),
                 "embedding": _embeddings(np.concatenate(vectors)),
-                "last_time": pa.array(times, pa.int64()),
+                "last_time": pa.array(times, pa.timestamp("us", "UTC")),
                 "n_events": lengths[rows],
             },
         )

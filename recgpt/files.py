@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recgpt.errors import RecGPTError
+from recgpt.errors import ConfigError, RecGPTError
 
 TMP_PREFIX = ".tmp-"
 
@@ -73,13 +73,48 @@ def write_json(path: str | Path, value: Any) -> None:
     atomic_write_text(path, text + "\n")
 
 
-@contextmanager
-def atomic_dir(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary sibling folder that becomes `path` when the block ends well.
+def require_folder(path: str | Path, field: str) -> None:
+    """Refuse a `path` that is, or lies under, something else than a folder; it need not exist.
 
-    An existing `path` is replaced. When the block fails, the temporary folder is removed and `path` is untouched.
+    Raises:
+        ConfigError: one line that names `field`.
+    """
+    for place in (Path(path), *Path(path).parents):
+        if place.exists():
+            if not place.is_dir():
+                raise ConfigError(f"{field}: {place} is a file, not a folder; choose another folder")
+            return
+
+
+def require_replaceable(path: str | Path, marker: str | None = None) -> None:
+    """Refuse a folder that may not be replaced: one that holds something, but not the file `marker`.
+
+    Raises:
+        ConfigError: one line that names the folder.
     """
     path = Path(path)
+    require_folder(path, "folder")
+    if path.is_dir() and any(path.iterdir()) and (marker is None or not (path / marker).is_file()):
+        lacks = "" if marker is None else f" and holds no {marker}"
+        raise ConfigError(f"{path}: is not empty{lacks}, so nothing there is replaced; choose another folder")
+
+
+@contextmanager
+def atomic_dir(path: str | Path, marker: str | None = None) -> Iterator[Path]:
+    """Yield a temporary sibling folder that becomes `path` when the block ends well.
+
+    When the block fails, the temporary folder is removed and `path` is untouched.
+
+    Args:
+        path: absent, empty, or a folder that holds `marker`, which is then replaced as a whole.
+        marker: a file that only a folder written by the caller holds, such as "truth/states.npz".
+
+    Raises:
+        ConfigError: `path` is a file or a folder that may not be replaced; told before the block runs.
+        RecGPTError: the disk is full.
+    """
+    path = Path(path)
+    require_replaceable(path, marker)
     temporary = _sibling(path)
     with full_disk_told(path):
         try:
@@ -88,13 +123,14 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
             for entry in sorted(temporary.rglob("*")):
                 fsync_path(entry)
             fsync_path(temporary)
-            replace_dir(temporary, path)
+            replace_dir(temporary, path, marker)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def replace_dir(source: Path, path: Path) -> None:
-    """Rename folder `source` to `path`, moving an existing `path` away first."""
+def replace_dir(source: Path, path: Path, marker: str | None = None) -> None:
+    """Rename folder `source` to `path`, moving an existing `path` away first; see `require_replaceable`."""
+    require_replaceable(path, marker)
     if path.exists():
         old = _sibling(path)
         os.replace(path, old)

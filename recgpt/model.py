@@ -6,7 +6,7 @@ B sequences, T events, D width, U distinct items, N targets.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recgpt.config import Section
-from recgpt.data.batch import EventBatch
+from recgpt.data.batch import N_GAP_BUCKETS, EventBatch
 from recgpt.data.schema import DataSchema
 from recgpt.data.window import WindowConfig
 from recgpt.nn.embedding import ID_EMBEDDINGS, IdEmbeddingConfig
@@ -37,6 +37,9 @@ class ModelConfig(TransformerConfig):
     id_dropout: float = Field(default=0.05, ge=0, lt=1)
     """Share of the items that have content or features whose id is hidden in a training batch: trains the content
     path for new items."""
+    item_start: Literal["identity", "random"] = "identity"
+    """How W_v starts. `identity`: a query starts as its last item's vector, a good prior where like follows like
+    (little data); `random`: nothing to unlearn where the next item differs from the last."""
     window: WindowConfig = WindowConfig()
     """The window rule."""
     state: StateConfig = StateConfig()
@@ -55,10 +58,9 @@ class ItemEncoder(nn.Module):
 
     def forward(self, items: Tensor, features: dict[str, Tensor], content: Tensor | None) -> Tensor:
         """Hashes int64 [U] (0 = score by content alone) and what is known of them -> [U, D]."""
-        described = self.content is not None or len(self.features) > 0
-        if self.training and described and self.id_dropout > 0:
+        if self.training and self.id_dropout > 0 and (self.content is not None or len(self.features) > 0):
             hidden = torch.rand(len(items), device=items.device) < self.id_dropout
-            items = items.masked_fill(hidden, 0)
+            items = items.masked_fill(hidden & self._described(items, features, content), 0)
         x = self.id(items)
         if self.content is not None and content is not None:
             x = x + self.content(content)
@@ -66,6 +68,17 @@ class ItemEncoder(nn.Module):
             if name in features:
                 x = x + module(features[name])
         return x
+
+    def _described(self, items: Tensor, features: dict[str, Tensor], content: Tensor | None) -> Tensor:
+        """Bool [U], whether anything but the id is known of an item."""
+        known = torch.zeros(len(items), dtype=torch.bool, device=items.device)
+        if self.content is not None and content is not None:
+            known |= content.any(-1) & ~content.isnan().any(-1)  # a zero vector says nothing either
+        for name in self.features:
+            if name in features:
+                values = features[name]
+                known |= ~values.isnan() if values.is_floating_point() else values != 0
+        return known
 
 
 class EventModel(nn.Module):
@@ -85,12 +98,14 @@ class EventModel(nn.Module):
         self.items = ItemEncoder(config, schema)
         self.outcomes = _feature_modules(schema.outcomes, dim)
         self.context = _feature_modules(schema.context, dim)
-        self.gap = TimeGapEmbedding(dim) if schema.has_time else None
+        self.gap = TimeGapEmbedding(N_GAP_BUCKETS, dim) if schema.has_time else None
         self.begin = nn.Parameter(torch.randn(dim) * 0.02)
         self.transformer = Transformer(config, config.window.length + 1)
         self.query = nn.Linear(dim, dim, bias=False)
         self.item = nn.Linear(dim, dim, bias=False)
-        nn.init.eye_(self.query.weight)  # not W_v: with both, a query starts as its last item's vector
+        nn.init.eye_(self.query.weight)
+        if config.item_start == "identity":
+            nn.init.eye_(self.item.weight)
         self.scale = 0.5 * math.sqrt(dim)
 
     def encode_items(self, batch: EventBatch) -> Tensor:

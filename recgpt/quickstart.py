@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,10 +45,11 @@ def quickstart(data: str | None, size: Size, out: str | Path) -> dict[str, Any]:
 
     out, seconds = Path(out), _Seconds()
     extra: dict[str, Scorer] = {}
+    story = {"data": data, "size": size}
     with seconds("data"):
         config, simulation = _simulated(size, out) if data is None else (_named(data, size, out), None)
     with seconds("pretrain"):
-        trained = load_stage("pretrain")(config)
+        trained = load_stage("pretrain")(config, fresh=_another_story(out, story))
     if simulation is not None:
         extra["oracle"] = oracle_scorer(simulation, TrainedRun.open(trained["run"]).prepared)
     with seconds("evaluate"):
@@ -70,6 +72,16 @@ def quickstart(data: str | None, size: Size, out: str | Path) -> dict[str, Any]:
     }
     write_json(out / "summary.json", summary)
     return summary
+
+
+def _another_story(out: Path, story: dict[str, Any]) -> bool:
+    """Whether `out` holds the quickstart of another log or size, whose run and export then make way for this one."""
+    marker = out / "quickstart.json"
+    other = marker.is_file() and read_config(marker) != story
+    if other and (out / "export").is_dir():
+        shutil.rmtree(out / "export")
+    write_json(marker, story)
+    return other
 
 
 class _Seconds:

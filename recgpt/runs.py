@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recgpt.api import RecGPT
-from recgpt.config import read_config, validate
+from recgpt.config import flatten, read_config
 from recgpt.data.events import Events
-from recgpt.data.prepare import prepare
 from recgpt.data.prepared import Prepared
-from recgpt.data.schema import DataConfig
 from recgpt.errors import ConfigError
 
 
@@ -34,21 +32,21 @@ class TrainedRun:
 
     @classmethod
     def open(cls, path: str | Path) -> TrainedRun:
-        """Open a run folder.
+        """Open a run folder and the prepared log that it was trained on; nothing is prepared anew.
 
         Raises:
-            ConfigError: no finished run, or its log has changed since.
+            ConfigError: no finished run, or its prepared log is gone or another one.
         """
         path = Path(path)
         config = path / "config.yaml"
         if not config.is_file():
             raise ConfigError(f"{path}: no run folder (it holds no config.yaml); give one that `recgpt pretrain` wrote")
-        model = RecGPT.from_pretrained(path)
-        prepared = prepare(validate(DataConfig, read_config(config).get("data") or {}, f"{config}: data"))
-        if not np.array_equal(model.items.hash, prepared.items.hash):
+        model, settings = RecGPT.from_pretrained(path), flatten(read_config(config))
+        prepared = Prepared.open(settings["data.prepared"])
+        if prepared.content != settings["run.log"]:
             raise ConfigError(
-                f"{path}: the log has changed since this run was trained ({len(model.items)} items then, "
-                f"{prepared.n_items} now); train it again with `recgpt pretrain CONFIG --fresh`"
+                f"{path}: the log has changed since this run was trained ({prepared.folder} holds {prepared.content}, "
+                f"it was trained on {settings['run.log']}); train it again with `recgpt pretrain CONFIG --fresh`"
             )
         return cls(path, model, prepared)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -20,12 +21,12 @@ from torch import Tensor
 from recgpt.data.batch import EventBatch, chunk_batch, collate, gap_buckets, tensor
 from recgpt.data.events import NO_TIME, Events
 from recgpt.data.items import ItemTable
-from recgpt.errors import RecGPTError
+from recgpt.errors import ConfigError, RecGPTError
 from recgpt.model import EventModel
 from recgpt.nn.transformer import KeyValue
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UserState:
     """A user after n events, m = n - start of them in the window.
 
@@ -38,7 +39,7 @@ class UserState:
         start: the window's first event.
         last_time: microseconds since 1970 UTC of the newest event with a known time, or NO_TIME.
         seen: int64, hashes of the distinct items of all the user's events, ordered by their last occurrence.
-        seen_cut: whether `max_seen` dropped the oldest of them.
+        seen_cut: whether some are missing from `seen`: dropped by `max_seen`, or of events that were left out.
         content_hash: xxh64 chained over the window's events: equal histories, equal hashes.
         fingerprint: of the model and schema; a state of another model is refused.
         cache: keys and values of the first token and the whole chunks, in memory only.
@@ -55,7 +56,7 @@ class UserState:
     seen_cut: bool
     content_hash: int
     fingerprint: str
-    cache: list[KeyValue] | None = field(default=None, repr=False, compare=False)
+    cache: list[KeyValue] | None = field(default=None, repr=False)
 
     def to_bytes(self, kv: bool = False) -> bytes:
         """Serialise (safetensors); `kv` adds the cached keys and values, which are otherwise rebuilt when needed."""
@@ -76,22 +77,30 @@ class UserState:
             tensors = safetensors.torch.load(data)
             size = int.from_bytes(data[:8], "little")
             scalars = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["state"])
-        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            return cls._from_parts(tensors, scalars)
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+            detail = " ".join(str(error).split())
             raise RecGPTError(
-                f"state: {len(data)} bytes are no whole user state ({error}); encode the user again"
+                f"state: {len(data)} bytes are no whole user state ({detail}); encode the user again"
             ) from error
+
+    @classmethod
+    def _from_parts(cls, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> UserState:
         columns = {name[2:]: value.numpy() for name, value in tensors.items() if name.startswith("n.")}
-        layers = sum(name.endswith(".k") for name in tensors)
-        cache = [(tensors[f"kv.{i}.k"], tensors[f"kv.{i}.v"]) for i in range(layers)] or None
-        return cls(
+        layers = sum(name.startswith("kv.") and name.endswith(".k") for name in tensors)
+        state = cls(
             hidden=tensors["hidden"],
             embedding=tensors["embedding"],
             category=columns.pop("category"),
             seen=columns.pop("seen"),
             events=Events.from_columns(columns),
-            cache=cache,
+            cache=[(tensors[f"kv.{i}.k"], tensors[f"kv.{i}.v"]) for i in range(layers)] or None,
             **scalars,
         )
+        sizes = {len(state.hidden), len(state.events), len(state.category), state.n - state.start}
+        if len(sizes) > 1:
+            raise ValueError(f"its parts hold {sorted(sizes)} events")
+        return state
 
 
 _SCALARS = ("n", "start", "last_time", "seen_cut", "content_hash", "fingerprint")
@@ -152,7 +161,10 @@ class StateBuilder:
 
         Raises:
             RecGPTError: when the window begins before the first event given.
+            ConfigError: `n_before` is negative.
         """
+        if n_before < 0:
+            raise ConfigError(f"n_before: {n_before}; give the number of events left out, 0 or more")
         n = n_before + len(events)
         start = self.window.start(n)
         if start < n_before:
@@ -161,6 +173,7 @@ class StateBuilder:
                 f"give at least the newest {n - start} events"
             )
         seen, cut = newest_distinct(events.item, self.model.config.state.max_seen)
+        cut = cut or n_before > 0
         return self._finish(events[start - n_before :], n, seen, cut, last_time(events), chain=None, past=None)
 
     @torch.no_grad()

@@ -1,7 +1,4 @@
-"""What became of every row: kept, rejected for a reason, filtered or dropped.
-
-And the summary that tells it.
-"""
+"""What became of every row (kept, rejected for a reason, filtered or dropped), and the summary that tells it."""
 
 from __future__ import annotations
 
@@ -107,8 +104,8 @@ class Accounts:
         if reason == BAD_LINE:
             line = self.log.source.bad_lines[0]
             return (
-                f"{key}: {share}, {most}{reason} (expected {line.expected}, found {line.found} in"
-                f" {line.text[:60]!r}); check data.format.delimiter and columns"
+                f"{key}: {share}, {most}{reason} (expected {line.expected}, found {line.found}"
+                f" in {line.text[:60]!r}); check data.format.delimiter and columns"
             )
         index, check = next((i, c) for i, c in enumerate(self.log.checks) if (c.reason, c.field) == (reason, key))
         bad = self.log.typed.filter(self.log.typed[WHY] == index).limit(1)
@@ -127,9 +124,9 @@ class Accounts:
         return check.remedy
 
     def write_rejects(self, path: Path) -> None:
-        """Write every rejected row.
+        """Write every rejected row: reason, config key (`field`), value, file, row and the row as JSON.
 
-        Reason, config key, value, file, row number in it (from 0), the row as JSON.
+        `row` counts from 0 in the file; the header and blank lines are not counted, all other lines are.
         """
         with pq.ParquetWriter(path, REJECT_SCHEMA) as writer:
             for rows in self._reject_rows():
@@ -144,7 +141,7 @@ class Accounts:
                     "field": "data.format",
                     "value": line.text,
                     "file": files[line.file],
-                    "row": None,
+                    "row": line.row,
                     "json": json.dumps(line.text, ensure_ascii=False),
                 }
                 for line in self.log.source.bad_lines
@@ -156,7 +153,11 @@ class Accounts:
         columns = [name for name in self.log.source.columns if name in columns]
         bad = typed.filter(typed[WHY] >= 0).select(*columns, FILE, ROW, WHY)
         for batch in self.engine.batches(bad, 1 << 16):
-            yield [self._reject(row, columns, files) for row in batch.to_pylist()]
+            places = self.log.source.true_rows(batch[FILE].to_numpy(), batch[ROW].to_numpy()).tolist()
+            yield [
+                self._reject(row, columns, files) | {"row": place}
+                for row, place in zip(batch.to_pylist(), places, strict=True)
+            ]
 
     def _reject(self, row: dict[str, Any], columns: list[str], files: list[str]) -> dict[str, Any]:
         check = self.log.checks[row[WHY]]
@@ -166,7 +167,6 @@ class Accounts:
             "field": check.field,
             "value": None if value is None else str(value),
             "file": files[row[FILE]],
-            "row": row[ROW],
             "json": json.dumps({n: row[n] for n in columns}, default=str, ensure_ascii=False),
         }
 

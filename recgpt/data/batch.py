@@ -7,7 +7,7 @@ is the state that has seen its first t events (t = 0: none), so there are T + 1 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from recgpt.data.events import NO_TIME, Events
 from recgpt.data.items import ItemTable
 
 UNKNOWN_GAP = 0
-MAX_GAP_BUCKET = 32
+N_GAP_BUCKETS = 34
+"""The last one holds gaps of 2^32 seconds (136 years) and more, which no two times from 1970 to 2099 have."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,6 @@ class EventBatch:
     position: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     target: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
-    def to(self, device: torch.device | str) -> EventBatch:
-        """The same batch on a device."""
-
-        def move(value):  # type: ignore[no-untyped-def]
-            if isinstance(value, dict):
-                return {name: tensor.to(device) for name, tensor in value.items()}
-            return None if value is None else value.to(device)
-
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
-
 
 def tensor(array: NDArray) -> Tensor:
     """A tensor over an array's memory, or over a copy where that is read-only (torch would warn)."""
@@ -66,7 +57,7 @@ def tensor(array: NDArray) -> Tensor:
 
 
 def gap_buckets(time: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Buckets 1 + floor(log2(1 + seconds)) of the gaps between successive events, at most 33.
+    """Buckets 1 + floor(log2(1 + seconds)) of the gaps between successive events, int64 [N] in [0, `N_GAP_BUCKETS`).
 
     The first event of a run, and any gap that touches an unknown time, is unknown (0); a backward step counts as 0
     seconds.
@@ -79,7 +70,7 @@ def gap_buckets(time: NDArray[np.int64]) -> NDArray[np.int64]:
         known = (time[1:] != NO_TIME) & (time[:-1] != NO_TIME)
         seconds = np.where(known, time[1:] - np.where(known, time[:-1], 0), 0).clip(0) / 1e6
         log = np.floor(np.log2(1 + seconds)).astype(np.int64)
-        buckets[1:] = np.where(known, 1 + log.clip(0, MAX_GAP_BUCKET), UNKNOWN_GAP)
+        buckets[1:] = np.where(known, (1 + log).clip(1, N_GAP_BUCKETS - 1), UNKNOWN_GAP)
     return buckets
 
 

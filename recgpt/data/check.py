@@ -1,7 +1,4 @@
-"""`recgpt data check`: what a log holds and what looks wrong with it.
-
-Before anything is trained.
-"""
+"""`recgpt data check`: what a log holds and what looks wrong with it, before anything is trained."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +18,9 @@ from recgpt.data.prepare import Preparation, data_config
 from recgpt.data.progress import Stages
 from recgpt.data.read import Log, used_columns
 from recgpt.data.schema import DataConfig
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LEAK_SAMPLE = 200_000
 LEAK_AUC = 0.98
@@ -42,24 +42,12 @@ COUNTS = (
 )
 
 
-def check_from_config(config: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """`check` for a config file and `data.key=value` overrides.
-
-    Prints the findings as a table on stderr.
-    """
-    found = check(config, overrides)
-    print_check(found)
-    return found
-
-
 def check(config: DataConfig | str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Look a log over as `prepare` would read it; nothing is kept on the disk.
 
     Returns:
-        `rows` (in, kept, rejected, filtered, dropped), `rejected` (reason, field, rows), `columns`
-        (column -> role, type,
-        nulls), the counts of `summary.json`, `leaks` (suspected ones, one line each) and
-        `warnings`.
+        `rows` (in, kept, rejected, filtered, dropped), `rejected` (reason, field, rows), `columns` (column -> role,
+        type, nulls), the counts of `summary.json`, `leaks` (suspected ones, one line each) and `warnings`.
 
     Raises:
         ConfigError: what `prepare` would raise, but for the share of rejected rows and for copies.
@@ -77,10 +65,8 @@ def check(config: DataConfig | str | Path | Mapping[str, Any], overrides: Sequen
             leaks = [*_suspicious_names(section), *_predictive(engine, log, section)]
     if section.outcomes and section.order is not None and summary["copies"]:
         leaks.append(
-            f"{summary['copies']:,} events repeat another's user, item and time: with data.order"
-            f" alone a"
-            " history would show an event its own outcome (set data.duplicates: drop, or keep"
-            " them knowingly)"
+            f"{summary['copies']:,} events repeat another's user, item and time: with data.order alone a history"
+            " would show an event its own outcome (set data.duplicates: drop, or keep them knowingly)"
         )
     found = {"rows": summary["rows"], "rejected": summary["rejected"], "columns": columns}
     found |= {name: summary[name] for name in COUNTS}
@@ -128,8 +114,7 @@ def _suspicious_names(config: DataConfig) -> Iterator[str]:
         for name in names:
             if LEAK_NAMES.search(name):
                 yield (
-                    f"{key}.{name}: by its name it is measured after the event (play, stay,"
-                    f" watch, _cnt);"
+                    f"{key}.{name}: by its name it is measured after the event (play, stay, watch, _cnt);"
                     " declare it as an outcome or leave it out"
                 )
 
@@ -154,8 +139,7 @@ def _predictive(engine: Engine, log: Log, config: DataConfig) -> Iterator[str]:
             )
             if auc > LEAK_AUC:
                 yield (
-                    f"data.context.{name}: it tells the outcome {outcome} (AUC {auc:.3f} alone),"
-                    f" so it is likely"
+                    f"data.context.{name}: it tells the outcome {outcome} (AUC {auc:.3f} alone), so it is likely"
                     " measured after the event; declare it as an outcome or leave it out"
                 )
 
@@ -167,8 +151,7 @@ def _graded(label: NDArray[np.float64]) -> bool:
 def predictive_auc(column: pa.ChunkedArray, label: NDArray[np.bool_], categorical: bool) -> float:
     """How well one column alone ranks a binary label, 0.5 to 1, ties half.
 
-    A categorical column scores the odd rows by the label's rate of each value in the even rows, so
-    that a column of
+    A categorical column scores the odd rows by the label's rate of each value in the even rows, so that a column of
     distinct values tells nothing.
     """
     if categorical:
@@ -195,12 +178,12 @@ def _auc(score: NDArray[np.float64], label: NDArray[np.bool_]) -> float:
     return float((rank[label].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def print_check(found: Mapping[str, Any]) -> None:
-    """Show what `check` found as tables on stderr."""
+def print_check(found: Mapping[str, Any], console: Console | None = None) -> None:
+    """Show what `check` found as tables: on the console given, else on stdout."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(stderr=True, highlight=False)
+    console = console or Console(highlight=False)
     columns = Table("column", "role", "type", "nulls", title="columns", title_justify="left")
     for name, column in found["columns"].items():
         columns.add_row(name, column["role"], column["type"], f"{column['nulls']:,}")

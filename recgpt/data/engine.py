@@ -1,7 +1,4 @@
-"""The one place that speaks to the query engine.
-
-Everything else is Ibis expressions, which other engines run too.
-"""
+"""The one place that speaks to the query engine; all else is Ibis expressions, which other engines run too."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from recgpt.errors import RecGPTError
+from recgpt.errors import ConfigError, RecGPTError
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -41,6 +38,7 @@ class Engine:
             autoload_known_extensions=False,
         )
         self.backend.raw_sql("SET TimeZone = 'UTC'")
+        self.files: list[Path] = []
 
     def __enter__(self) -> Engine:
         return self
@@ -54,10 +52,8 @@ class Engine:
         self.backend.disconnect()
 
     def parquet(self, name: str, paths: Sequence[Path]) -> ir.Table:
-        """A view of Parquet files with two more columns.
-
-        The file's number and the row's number in it.
-        """
+        """A view of Parquet files with two more columns: the file's number and the row's number in it."""
+        self.files += paths
         files = ", ".join(quote_text(str(path)) for path in paths)
         self.backend.raw_sql(
             f'CREATE VIEW {quote_name(name)} AS SELECT *, file_index::BIGINT AS "{FILE}",'
@@ -79,12 +75,12 @@ class Engine:
 
     def fetch(self, expression: ir.Table) -> pa.Table:
         """Run an expression and hold its result in memory."""
-        with _failure_told():
+        with _failure_told(self.files):
             return self._reader(expression, 1 << 20).read_all()
 
     def batches(self, expression: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
         """Run an expression and stream its result in batches of about `rows` rows."""
-        with _failure_told():
+        with _failure_told(self.files):
             yield from self._reader(expression, rows)
 
     def _reader(self, expression: ir.Table, rows: int) -> pa.RecordBatchReader:
@@ -93,8 +89,8 @@ class Engine:
 
 
 @contextmanager
-def _failure_told() -> Iterator[None]:
-    """Turn the engine's failures (memory, disk, a cast in `where`) into one clear line."""
+def _failure_told(files: Sequence[Path]) -> Iterator[None]:
+    """Turn the engine's failures (memory, disk, a damaged file, a cast in `where`) into one clear line."""
     import duckdb
 
     try:
@@ -105,9 +101,26 @@ def _failure_told() -> Iterator[None]:
             " raise data.memory_limit or free disk space, and run the same command again"
         ) from error
     except duckdb.Error as error:
+        if not isinstance(error, duckdb.ConversionException):
+            _refuse_damaged(files)
         raise RecGPTError(
             f"reading the log failed ({_first_line(error)}); see `recgpt data check`, and data.where if it casts"
         ) from error
+
+
+def _refuse_damaged(files: Sequence[Path]) -> None:
+    """Read the files one by one, to name the one that cannot be read."""
+    import duckdb
+
+    for file in files:
+        with duckdb.connect() as connection:
+            try:
+                for _ in connection.read_parquet(str(file)).to_arrow_reader(1 << 16):
+                    pass
+            except duckdb.OutOfMemoryException:
+                continue
+            except duckdb.Error as error:
+                raise ConfigError(f"{file}: damaged Parquet file ({_first_line(error)}); copy it anew") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -60,10 +61,6 @@ class ItemTable:
         """The id of one item as it stands in the log."""
         return self.ids[row].as_py()
 
-    def take(self, rows: NDArray[np.int64]) -> ItemTable:
-        """The items of `rows`, in that order."""
-        return ItemTable.from_arrow(self.to_arrow().take(pa.array(rows)))
-
     def to_arrow(self) -> pa.Table:
         """One row an item; the columns are those of the run's `items.parquet`."""
         columns: dict[str, pa.Array] = {"id": self.ids}
@@ -96,9 +93,9 @@ class ItemTable:
             embedding=embedding,
         )
 
-    def write(self, path: str | Path) -> None:
+    def write(self, target: str | Path | IO[bytes]) -> None:
         """Write one Parquet file."""
-        pq.write_table(self.to_arrow(), path)
+        pq.write_table(self.to_arrow(), target)
 
     @classmethod
     def read(cls, path: str | Path) -> ItemTable:

@@ -57,9 +57,8 @@ def find_files(patterns: list[str], field: str) -> list[Path]:
 def _expand(pattern: str, field: str) -> str:
     if f"${DATA_VARIABLE}" in pattern and not os.environ.get(DATA_VARIABLE):
         raise ConfigError(
-            f"{field}: {pattern!r} needs the environment variable {DATA_VARIABLE}; set it to the"
-            f" folder"
-            f" that holds the logs{_what_to_put(pattern)}"
+            f"{field}: {pattern!r} needs the environment variable {DATA_VARIABLE}; set it to the folder that holds"
+            f" the logs{_what_to_put(pattern)}"
         )
     return os.path.expandvars(pattern)
 

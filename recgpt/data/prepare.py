@@ -3,12 +3,15 @@
     files -> types and checks (read.py) -> distinct ids, hashed -> join, sort -> one streaming pass
     (sequences.py) -> Prepared
 
-Passes over the log: count the reasons; distinct users; distinct items; one per categorical context
-column; the sort.
+Passes over the log: count the reasons; distinct users; distinct items; one per categorical context column; the sort.
+
+`rejects.parquet` has a line for every rejected row: `reason`, `field` (the config key), `value`, `file`, `row` and the
+row as `json`. `row` counts from 0 in the file, as the log's lines stand there, the header and blank lines left out.
 """
 
 from __future__ import annotations
 
+import difflib
 import shutil
 import time as clock
 from collections.abc import Mapping, Sequence
@@ -21,26 +24,28 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from recgpt.config import Section, load_config, read_config
+from recgpt.config import Section, apply_overrides, read_config, validate
 from recgpt.data.accounts import Accounts, summarise
 from recgpt.data.engine import FILE, ROW, Engine
 from recgpt.data.events import NO_TIME
 from recgpt.data.hashing import hash_ids
 from recgpt.data.items import ItemTable
-from recgpt.data.prepared import FORMAT, Prepared, source_stamps
+from recgpt.data.prepared import FORMAT, REJECTS, Prepared, source_files, source_stamps
 from recgpt.data.progress import Stages
 from recgpt.data.read import Log, read_log
 from recgpt.data.schema import ColumnSplit, DataConfig
 from recgpt.data.sequences import USER_COLUMNS, SequenceWriter
 from recgpt.data.side import ItemSide, read_items
 from recgpt.errors import ConfigError
-from recgpt.files import atomic_dir, exclusive, remove_leftovers, write_json
+from recgpt.files import atomic_dir, exclusive, remove_leftovers, require_folder, write_json
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 BATCH_ROWS = 1 << 19
 BUCKET_BITS = 8
+SECTIONS = ("data", "model", "loss", "optim", "run", "heads", "tasks")
+"""The sections of a stage's config; all but `data` are the stage's own business."""
 
 
 class _DataOnly(Section):
@@ -53,15 +58,27 @@ def data_config(config: DataConfig | str | Path | Mapping[str, Any], overrides: 
 
     Args:
         config: a section, a YAML file with a `data` section, or nested dicts with one.
-        overrides: `data.key=value`; those of other sections are ignored.
+        overrides: `data.key=value`; those of other sections are left to their stage.
+
+    Raises:
+        ConfigError: no `data` section, a wrong value in it, or an override of no known section.
     """
-    if isinstance(config, DataConfig):
-        return config
-    values = read_config(config)
+    _check_sections(overrides)
+    where = str(config) if isinstance(config, (str, Path)) else "config"
+    values = {"data": config.model_dump()} if isinstance(config, DataConfig) else read_config(config)
+    values = apply_overrides(values, overrides)
     if "data" not in values:
-        raise ConfigError(f"{config if isinstance(config, (str, Path)) else 'config'}: no section `data`")
-    mine = [text for text in overrides if text.startswith("data.")]
-    return load_config(_DataOnly, {"data": values["data"]}, mine).data
+        raise ConfigError(f"{where}: no section `data`; write one that says where the log lies")
+    return validate(_DataOnly, {"data": values["data"]}, where).data
+
+
+def _check_sections(overrides: Sequence[str]) -> None:
+    for name in apply_overrides({}, overrides):
+        if name not in SECTIONS:
+            near = difflib.get_close_matches(name, SECTIONS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"sections: {', '.join(SECTIONS)}"
+            given = next(text for text in overrides if text.partition("=")[0].split(".")[0] == name)
+            raise ConfigError(f"{given!r}: no section {name!r}; {hint}")
 
 
 def prepare(
@@ -74,18 +91,18 @@ def prepare(
 
     Args:
         config: the `data` section, or a YAML file or nested dicts that hold one.
-        out: the folder; by default `data.prepared`, else `prepared/DIGEST` under the working
-            directory.
+        out: the folder; by default `data.prepared`, else `prepared/DIGEST` under the working directory. A prepared
+            log that is there is replaced; anything else is left alone.
         progress: show the stages on stderr.
         overrides: `data.key=value` strings.
 
     Raises:
-        ConfigError: the config or the log is at fault: one line names the field, the value and
-            the remedy.
+        ConfigError: the config or the log is at fault: one line names the field, the value and the remedy.
         RecGPTError: the disk is full, or the memory limit too small.
     """
     config = data_config(config, overrides)
     folder = Path(out or config.prepared or Path("prepared") / config.digest())
+    _check_place(folder, "out" if out else "data.prepared", config)
     found = Prepared.open_if_fresh(folder, config)
     if found is not None:
         return found
@@ -95,9 +112,17 @@ def prepare(
             return Prepared.open_if_fresh(folder, config) or _prepare_alone(config, folder, stages)
 
 
+def _check_place(folder: Path, field: str, config: DataConfig) -> None:
+    """Refuse a place where preparing would write over something else, above all over the log itself."""
+    require_folder(folder, field)
+    for file in source_files(config):
+        if file.resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"{field}: {folder} holds the input file {file.name}; choose another folder to write")
+
+
 def _prepare_alone(config: DataConfig, folder: Path, stages: Stages) -> Prepared:
     remove_leftovers(folder.parent, folder.name)
-    with atomic_dir(folder) as temporary:
+    with atomic_dir(folder, REJECTS) as temporary:
         scratch = temporary / "scratch"
         scratch.mkdir()
         with Engine(config.memory_limit, scratch / "spill") as engine:
@@ -122,10 +147,7 @@ class Preparation:
         self.stages = stages
 
     def run(self) -> Log:
-        """All stages; `summary.json` is written last.
-
-        Returns the log, open as long as the engine.
-        """
+        """All stages; `summary.json` is written last. Returns the log, open as long as the engine."""
         started = clock.perf_counter()
         with self.stages.stage("read the log") as told:
             log = read_log(self.engine, self.config, self.scratch, told)
@@ -134,7 +156,7 @@ class Preparation:
             accounts = Accounts.count(self.engine, log, self.config)
             told(accounts.rows_in)
             accounts.refuse_bad_log()
-            accounts.write_rejects(self.folder / "rejects.parquet")
+            accounts.write_rejects(self.folder / REJECTS)
         kept = log.kept if accounts.n_rejected or accounts.n_filtered else log.typed
         with self.stages.stage("distinct users") as told:
             users = self._user_table(kept)
@@ -150,9 +172,8 @@ class Preparation:
             writer.write_all(self.engine.batches(events, BATCH_ROWS), told)
         if self.config.duplicates == "fail" and writer.n_copies:
             raise ConfigError(
-                f"data.duplicates: fail, and {writer.n_copies:,} events repeat the user, item"
-                f" and time of"
-                " another; remove them from the log, or set data.duplicates to keep or drop"
+                f"data.duplicates: fail, and {writer.n_copies:,} events repeat the user, item and time of another;"
+                " remove them from the log, or set data.duplicates to keep or drop"
             )
         with self.stages.stage("write users and items"):
             self._write_users(users, writer)
@@ -162,6 +183,7 @@ class Preparation:
         summary |= {
             "format": FORMAT,
             "digest": self.config.digest(),
+            "content": writer.content.hexdigest(),
             "sources": stamps + source_stamps(side.files),
             "seconds": round(clock.perf_counter() - started, 3),
         }
@@ -178,27 +200,20 @@ class Preparation:
         return ids, hash_ids(ids)
 
     def _user_table(self, kept: ir.Table) -> pa.Table:
-        """user, hash, sorted by (bucket, user); the row is the user_row.
-
-        A bucket is a random part of the users.
-        """
+        """user, hash, sorted by (bucket, user), a bucket being a random part of the users; the row is the user_row."""
         ids, hashes = self._distinct(kept, "__user")
         bucket = hashes.view(np.uint64) >> np.uint64(64 - BUCKET_BITS)
         order = np.argsort(bucket, kind="stable")
         return pa.table({"user": ids.take(pa.array(order)), "hash": hashes[order]})
 
     def _sorted(self, kept: ir.Table, users: pa.Table, item_ids: pa.Array, n_files: int) -> ir.Table:
-        """The events with rows instead of ids, in their final order.
-
-        What starts with `__` is not written.
+        """The events with rows instead of ids, in their final order; what starts with `__` is not written.
 
         The order is (user, order, ties, item hash, place in the files): total, so that two runs are equal. Items are
         numbered by their hash, which keeps the sort key within the 32 bytes that the engine compares fastest.
         """
-        config, names = (
-            self.config,
-            ["__order", *(f"__tie.{i}" for i in range(len(self.config.tie)))],
-        )
+        config = self.config
+        names = ["__order", *(f"__tie.{i}" for i in range(len(config.tie)))]
         keys = ["user_row", *names, "item_row", "__row"]
         if config.order is not None and config.time is not None:
             names.append("__time")
@@ -240,6 +255,7 @@ class Preparation:
             table = table.append_column(name, pa.array(values))
         table = table.append_column("last_time", pa.array(last, mask=last == NO_TIME))
         pq.write_table(table, self.folder / "users.parquet")
+        writer.content.update("users", table.drop_columns("user"))  # `hash` stands for the id
 
     def _write_items(self, ids: pa.Array, hashes: NDArray[np.int64], side: ItemSide, writer: SequenceWriter) -> None:
         ItemTable(
@@ -254,6 +270,7 @@ class Preparation:
             features=side.features,
             embedding=side.embedding,
         ).write(self.folder / "items.parquet")
+        writer.content.update("items", pa.table({"hash": hashes}))
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:

@@ -1,11 +1,9 @@
-"""A prepared log: users' events end to end.
-
-Memory-mapped, any run of them as numpy columns in microseconds.
-"""
+"""A prepared log: users' events end to end, memory-mapped, any run of them as numpy columns in microseconds."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,13 +19,16 @@ from recgpt.config import validate
 from recgpt.data.events import NO_TIME, Events
 from recgpt.data.hashing import hash_id
 from recgpt.data.items import ItemTable
+from recgpt.data.logs import find_files
 from recgpt.data.schema import DataConfig, DataSchema
 from recgpt.errors import ConfigError
 
-FORMAT = 1
+FORMAT = 2
+REJECTS = "rejects.parquet"
 CACHE = "cache"
 CACHE_ROWS = 1 << 17
 """Rows of a contiguous run in the memory-mapped cache."""
+_INTEGER = re.compile("0|-?[1-9][0-9]*")
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,7 @@ class Users:
         offset: global position of the first event.
         n_events: number of events.
         train_end: training events are [0, train_end).
-        valid_history, valid_target, test_history, test_target: history [0, history) and the
-            target's position.
+        valid_history, valid_target, test_history, test_target: history [0, history) and the target's position.
         last_time: latest known time, microseconds since 1970 UTC, or `NO_TIME`.
     """
 
@@ -57,14 +57,6 @@ class Users:
     def __len__(self) -> int:
         return len(self.hash)
 
-    def part(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(history, target) positions of "valid" or "test"."""
-        columns = {
-            "valid": (self.valid_history, self.valid_target),
-            "test": (self.test_history, self.test_target),
-        }
-        return columns[name]
-
 
 class Prepared:
     """What `prepare` wrote; opened by `Prepared.open`.
@@ -79,6 +71,8 @@ class Prepared:
         self.n_users: int = summary["users"]
         self.n_items: int = summary["items"]
         self.n_events: int = summary["events"]
+        self.content: str = summary["content"]
+        """Hex digest of what was prepared: every column of the events, the users and the items' ids, in order."""
         self._columns = _open_events(folder)
 
     @classmethod
@@ -92,23 +86,23 @@ class Prepared:
         summary = _read_summary(folder)
         if summary is None:
             raise ConfigError(f"{folder}: no prepared log (no whole summary.json); run `recgpt prepare CONFIG`")
-        if summary["format"] != FORMAT:
+        if summary.get("format") != FORMAT:
             raise ConfigError(
-                f"{folder}: prepared in format {summary['format']}, this version reads {FORMAT}; run prepare again"
+                f"{folder}: prepared in format {summary.get('format')}, this version reads {FORMAT}; run prepare again"
             )
         return cls(folder, summary)
 
     @classmethod
     def open_if_fresh(cls, folder: Path, config: DataConfig) -> Prepared | None:
-        """Open the folder if it was made by this config from the files as they are now."""
+        """Open the folder if it was made by this config from the files as they are now.
+
+        Raises:
+            ConfigError: a file of the config is missing.
+        """
         summary = _read_summary(folder)
-        if summary is None or summary["format"] != FORMAT or summary["digest"] != config.digest():
+        if summary is None or summary.get("format") != FORMAT or summary["digest"] != config.digest():
             return None
-        try:
-            now = source_stamps([Path(source["path"]) for source in summary["sources"]])
-        except FileNotFoundError:
-            return None
-        return cls(folder, summary) if now == summary["sources"] else None
+        return cls(folder, summary) if source_stamps(source_files(config)) == summary["sources"] else None
 
     @cached_property
     def _user_table(self) -> pa.Table:
@@ -135,20 +129,19 @@ class Prepared:
         return self._user_table["user"].take(pa.array(np.asarray(rows, np.int64))).to_pylist()
 
     def find_user(self, user: int | str) -> int:
-        """The row of a user id.
+        """The row of a user id; a text finds an integer id only in its canonical decimal form.
 
         Raises:
             ConfigError: the log has no such user.
         """
         column = self._user_table["user"]
-        if pa.types.is_integer(column.type) and isinstance(user, str) and _is_integer(user):
+        if pa.types.is_integer(column.type) and isinstance(user, str) and _INTEGER.fullmatch(user):
             user = int(user)
         for row in np.flatnonzero(self.users.hash == hash_id(user)):
             if column[int(row)].as_py() == user:
                 return int(row)
         raise ConfigError(
-            f"user {user!r} is not in the log; ids of column {self.schema.user!r} are"
-            f" {column.type},"
+            f"user {user!r} is not in the log; ids of column {self.schema.user!r} are {column.type},"
             f" such as {column[0].as_py()!r}"
         )
 
@@ -168,15 +161,8 @@ class Prepared:
         )
 
 
-def _is_integer(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
-
-
 def _read_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary, None where there is none.
-
-    It is written last, so that it stands for a whole folder.
-    """
+    """The summary, None where there is none; it is written last, so that it stands for a whole folder."""
     try:
         return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -185,6 +171,16 @@ def _read_summary(folder: Path) -> dict[str, Any] | None:
         raise ConfigError(
             f"{folder / 'summary.json'}: damaged ({error}); remove the folder and prepare again"
         ) from error
+
+
+def source_files(config: DataConfig) -> list[Path]:
+    """The files that a config names as they are now: the log's, then the side table's.
+
+    Raises:
+        ConfigError: a pattern matches no file.
+    """
+    items = [] if config.items is None else find_files([config.items.path], "data.items.path")
+    return find_files(config.events, "data.events") + items
 
 
 def source_stamps(files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -200,10 +196,7 @@ Reader = Callable[[int, int], NDArray[Any]]
 
 
 def _open_events(folder: Path) -> dict[str, Reader]:
-    """Memory-map the events through `datasets`.
-
-    Its Arrow cache lies in the prepared folder itself.
-    """
+    """Memory-map the events through `datasets`; its Arrow cache lies in the prepared folder itself."""
     from datasets import Dataset
     from datasets.utils import disable_progress_bars, enable_progress_bars, is_progress_bar_enabled
 
@@ -240,10 +233,7 @@ def _column_reader(name: str, column: pa.ChunkedArray) -> Reader:
 
 
 def _chunk_reader(chunk: pa.Array, fill: Any, dtype: np.dtype[Any]) -> Reader:
-    """Reads one Arrow chunk by its buffers.
-
-    A few microseconds, where the compute functions take ten times that.
-    """
+    """Reads one Arrow chunk by its buffers: a few microseconds, where the compute functions take ten times that."""
     if chunk.null_count == len(chunk):
         return lambda low, high: np.full(high - low, fill, dtype)
     valid, data = chunk.buffers()

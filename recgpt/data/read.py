@@ -1,7 +1,6 @@
 """From columns as they are to events as they must be: types, and why a row is rejected.
 
-Everything here builds Ibis expressions; nothing is computed but the statistics that decide the
-types of text columns.
+Everything here builds Ibis expressions; nothing is computed but the statistics that decide the types of text columns.
 """
 
 from __future__ import annotations
@@ -94,11 +93,12 @@ def read_log(
         config.format,
         "data.events",
         scratch,
-        lambda columns: [*used.values(), *(condition.names_in(columns) if condition else ())],
+        used,
+        condition.names_in if condition else lambda columns: (),
         told,
     )
-    for key, name in used.items():
-        source.require([name], key)
+    if condition is not None:
+        condition.require(source)
     names = list(used.values()) + (condition.names_in(source.columns) if condition else [])
     stats = source.text_stats(names) if source.text else {}
     if condition is not None:

@@ -27,20 +27,18 @@ class Windows:
         first: int64 [M] global position of the window's first event.
         length: int64 [M] input events.
         skip: int64 [M] positions before this one carry no target (an earlier window predicts them).
-        n_targets: int64 [M] targets of the window.
     """
 
     first: NDArray[np.int64]
     length: NDArray[np.int64]
     skip: NDArray[np.int64]
-    n_targets: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.first)
 
 
-def training_windows(prepared: Prepared, window: WindowConfig) -> Windows:
-    """All training windows that hold a target, in user order."""
+def training_windows(prepared: Prepared, window: WindowConfig, every: bool = False) -> Windows:
+    """All training windows that hold a target (or, with `every`, any event to predict), in user order."""
     users = prepared.users
     last = users.train_end - 1  # the last event to predict is at position train_end - 1, from the events before it
     count = np.where(last >= 0, window.start(np.maximum(last, 0)) // window.S + 1, 0)
@@ -50,9 +48,10 @@ def training_windows(prepared: Prepared, window: WindowConfig) -> Windows:
     length = np.minimum(window.length, last[user] - start)
     skip = np.where(k > 0, window.length - window.S + 1, 0)
     first = users.offset[user] + start
-    n_targets = count_targets(prepared, first + skip, first + length + 1)
-    keep = n_targets > 0
-    return Windows(first[keep], length[keep], skip[keep], n_targets[keep])
+    if every:
+        return Windows(first, length, skip)
+    keep = count_targets(prepared, first + skip, first + length + 1) > 0
+    return Windows(first[keep], length[keep], skip[keep])
 
 
 def padded_widths(length: NDArray[np.int64], longest: int) -> NDArray[np.int64]:
@@ -86,14 +85,22 @@ class TrainingBatches:
         seed: run seed.
         rank: this process among `world`.
         world: processes that share the windows.
+        every: predict every event, not only the log's targets.
     """
 
     def __init__(
-        self, prepared: Prepared, window: WindowConfig, tokens: int, seed: int, rank: int = 0, world: int = 1
+        self,
+        prepared: Prepared,
+        window: WindowConfig,
+        tokens: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        every: bool = False,
     ) -> None:
         self.prepared, self.tokens, self.seed = prepared, tokens, seed
-        self.rank, self.world = rank, world
-        self.windows = training_windows(prepared, window)
+        self.rank, self.world, self.every = rank, world, every
+        self.windows = training_windows(prepared, window, every)
         self.widths = padded_widths(self.windows.length, window.length)
         self._order: tuple[int, list[NDArray[np.int64]]] | None = None
 
@@ -130,7 +137,7 @@ class TrainingBatches:
                 int(column[row]) for column in (self.windows.first, self.windows.length, self.windows.skip)
             )
             events = self.prepared.events(first, first + length + 1)
-            position = np.flatnonzero(events.target[skip:]) + skip
+            position = skip + np.flatnonzero(events.target[skip:] | self.every)
             inputs.append(events[:length])
             targets.append((position, events.item[position]))
         return collate(inputs, self.prepared.items, targets, int(self.widths[rows].max()))

@@ -241,10 +241,7 @@ class DataConfig(Section):
 
 
 class DataSchema(Section):
-    """What the model must know of a log: columns, kinds and widths.
-
-    Part of a model's fingerprint.
-    """
+    """What the model must know of a log: columns, kinds and widths; part of a model's fingerprint."""
 
     user: str = "user"
     """Column of the user id."""
@@ -266,10 +263,6 @@ class DataSchema(Section):
     """Whether events carry a clock."""
     has_category: bool = False
     """Whether items have a category."""
-
-    def digest(self) -> str:
-        """A stable hex digest, part of a model's fingerprint."""
-        return config_digest(self)
 
 
 def time_point(value: int | str, unit: str) -> int:

@@ -1,7 +1,4 @@
-"""The streaming pass over the sorted events.
-
-Copies, ties, splits, counts, and the final Parquet parts.
-"""
+"""The streaming pass over the sorted events: copies, ties, splits, counts, and the final Parquet parts."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from recgpt.data.content import ContentDigest
 from recgpt.data.events import NO_TIME
 from recgpt.data.schema import DataConfig
 from recgpt.data.split import UserSplit, split_users
@@ -42,14 +40,13 @@ class SequenceWriter:
         folder: where the parts are written.
 
     Attributes:
-        users: per user and in order of user_row: n_events, the split's positions, last_time
-            (`NO_TIME` = unknown).
+        users: per user and in order of user_row: n_events, the split's positions, last_time (`NO_TIME` = unknown).
         n_events, n_train_events: int64 [I], events per item.
         valid_seen, test_seen: bool [I], items with an event before the moment of a time split.
         n_copies, n_dropped, n_tied, n_targets, n_no_time: counts of events.
         n_backwards: events whose time is smaller than that of the event before them.
-        first_time, last_time: the range of the known times, microseconds; None where there are
-            none.
+        first_time, last_time: the range of the known times, microseconds; None where there are none.
+        content: digest of the written events.
     """
 
     def __init__(self, config: DataConfig, item_hash: NDArray[np.int64], folder: Path) -> None:
@@ -67,6 +64,7 @@ class SequenceWriter:
         self.first_time: int | None = None
         self.last_time: int | None = None
         self.rows = 0
+        self.content = ContentDigest()
         self._parts = 0
         self._rows_in_part = 0
         self._writer: pq.ParquetWriter | None = None
@@ -120,10 +118,7 @@ class SequenceWriter:
         self._write(events)
 
     def _complete(self, events: pa.Table) -> pa.Table:
-        """Add the columns that need not pass through the sort.
-
-        Wide rows, the item hash, the time, the target.
-        """
+        """Add the columns that need not pass through the sort: wide rows, the item hash, the time, the target."""
         row = events["item_row"].to_numpy()
         if self.config.time is None:
             time = pa.nulls(len(row), pa.int64())
@@ -189,6 +184,7 @@ class SequenceWriter:
             self._parts += 1
             self._rows_in_part = 0
         self._writer.write_table(events, row_group_size=ROW_GROUP)
+        self.content.update("events", events)
         self._rows_in_part += events.num_rows
         self.rows += events.num_rows
 

@@ -35,8 +35,7 @@ def read_items(engine: Engine, config: ItemsConfig | None, ids: pa.Array, scratc
     """Look the log's item ids [I] up in the side table.
 
     Raises:
-        ConfigError: a missing file or column, ids of another type than the log's, a NaN,
-            vectors of several widths.
+        ConfigError: a missing file or column, ids of another type than the log's, a NaN, vectors of several widths.
     """
     if config is None:
         return ItemSide(np.zeros(len(ids), np.int64))
@@ -49,9 +48,7 @@ def read_items(engine: Engine, config: ItemsConfig | None, ids: pa.Array, scratc
     }
     columns |= {f"data.items.features.{name}": name for name in config.features}
     used = {key: name for key, name in columns.items() if name is not None}
-    source = open_source(engine, "items", files, config.format, "data.items.path", scratch, lambda _: used.values())
-    for key, name in used.items():
-        source.require([name], key)
+    source = open_source(engine, "items", files, config.format, "data.items.path", scratch, used)
     return _Join(config, source, used, ids).side()
 
 
@@ -92,22 +89,19 @@ class _Join:
             self.warnings.append(f"{column.null_count:,} rows of data.items have a null or empty id: ignored")
         if pa.types.is_integer(column.type) != pa.types.is_integer(self.ids.type):
             raise ConfigError(
-                f"data.items.id: column {self.config.id!r} is {column.type}, but the log's item"
-                f" ids are {self.ids.type}; write both as the same type"
+                f"data.items.id: column {self.config.id!r} is {column.type}, but the log's item ids are"
+                f" {self.ids.type}; write both as the same type"
             )
         return column
 
     def _match(self, side_ids: pa.Array) -> pa.Array:
-        """For each item of the log, its row of the side table (the first, if there are several).
-
-        Null = none.
-        """
+        """For each item of the log, its row of the side table (the first, if there are several); null = none."""
         place = pc.index_in(self.ids, value_set=side_ids)
         if place.null_count:
             example = self.ids.filter(pc.is_null(place))[0].as_py()
             self.warnings.append(
-                f"{place.null_count:,} of {len(self.ids):,} items of the log have no row in"
-                f" data.items, such as {example!r}: they have no features"
+                f"{place.null_count:,} of {len(self.ids):,} items of the log have no row in data.items,"
+                f" such as {example!r}: they have no features"
             )
         filled = side_ids.drop_null()
         doubles = len(filled) - len(filled.unique())
@@ -180,8 +174,7 @@ class _Join:
         if broken.any():
             example = self.ids[int(np.flatnonzero(broken)[0])].as_py()
             raise ConfigError(
-                f"{key}: the vector of item {example!r} holds NaN or null ({int(broken.sum()):,}"
-                f" items);"
+                f"{key}: the vector of item {example!r} holds NaN or null ({int(broken.sum()):,} items);"
                 " write a null vector where there is none"
             )
         return result

@@ -27,10 +27,11 @@ from recgpt.data.world import (
     generate,
 )
 from recgpt.errors import ConfigError, RecGPTError
-from recgpt.files import atomic_dir
+from recgpt.files import atomic_dir, require_folder
 
 __all__ = ["Simulation", "SimulatorConfig", "open_simulation", "simulate"]
 
+_STATES = "truth/states.npz"
 _OUTCOMES = ("click", "like", "watch_seconds")
 _PROBABILITIES = ("p_exposure", "p_click", "p_like", "mean_watch_seconds")
 
@@ -97,14 +98,15 @@ def simulate(config: SimulatorConfig, out: str | Path) -> Simulation:
     beside events.parquet) and ``states.npz`` (the latent states that the oracle needs).
 
     Raises:
-        ConfigError: min_events above max_events.
+        ConfigError: min_events above max_events; ``out`` is a file, or a folder that holds something else.
         RecGPTError: the disk is full.
     """
     if config.min_events > config.max_events:
         raise ConfigError(f"min_events: {config.min_events} is above max_events {config.max_events}; lower it")
     catalogue = _catalogue(config)
     simulation = Simulation(config, catalogue, *generate(config, catalogue))
-    with atomic_dir(out) as folder:
+    require_folder(out, "out")
+    with atomic_dir(out, _STATES) as folder:
         _write(simulation, folder)
     return simulation
 
@@ -118,7 +120,7 @@ def open_simulation(folder: str | Path) -> Simulation:
     import pyarrow.parquet as pq
 
     folder = Path(folder)
-    if not (folder / "truth" / "states.npz").is_file():
+    if not (folder / _STATES).is_file():
         raise ConfigError(f"{folder}: holds no simulation; write one with simulate(config, folder)")
     config = load_config(SimulatorConfig, folder / "config.yaml")
     catalogue = _catalogue(config)
@@ -137,7 +139,7 @@ def open_simulation(folder: str | Path) -> Simulation:
         device=np.array([DEVICES.index(name) for name in events["device"].to_pylist()]),
         **numbers,
     )
-    with np.load(folder / "truth" / "states.npz", allow_pickle=False) as arrays:
+    with np.load(folder / _STATES, allow_pickle=False) as arrays:
         valid, test = (State(*(arrays[f"{part}_{f.name}"] for f in fields(State))) for part in ("valid", "test"))
     return Simulation(config, catalogue, log, valid, test)
 
@@ -180,5 +182,5 @@ def _write(simulation: Simulation, folder: Path) -> None:
     states = {
         f"{part}_{f.name}": getattr(state, f.name) for part, state in simulation.states.items() for f in fields(State)
     }
-    np.savez(truth / "states.npz", **states)
+    np.savez(folder / _STATES, **states)
     (folder / "config.yaml").write_text(dump_config(simulation.config), encoding="utf-8")

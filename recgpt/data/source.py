@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from recgpt.data.engine import Engine
 from recgpt.data.schema import FormatConfig
@@ -24,9 +27,17 @@ BLOCK_BYTES = 4 << 20
 
 
 class BadLine(NamedTuple):
-    """A line of a text file that has not as many fields as the file has columns."""
+    """A line of a text file that has not as many fields as the file has columns.
+
+    Attributes:
+        file: number of the file.
+        row: its row in the file, from 0, the header and blank lines not counted.
+        expected, found: numbers of fields.
+        text: the line.
+    """
 
     file: int
+    row: int
     expected: int
     found: int
     text: str
@@ -43,10 +54,7 @@ class TextStats(NamedTuple):
 
     @property
     def is_integer(self) -> bool:
-        """Every value is an int64 in its canonical decimal form (no leading zeros.
-
-        No plus sign).
-        """
+        """Every value is an int64 in its canonical decimal form (no leading zeros, no plus sign)."""
         return self.filled > 0 and self.integers == self.filled
 
     @property
@@ -60,29 +68,31 @@ class Source:
     """An opened log or side table.
 
     Attributes:
-        table: its columns as they are (all text for a text file) and the file and row numbers.
+        table: the columns as they are (of text files those that are used, all text) and the file and row numbers.
+        columns: the names of all columns of the files.
         files: the files, in the order of their numbers.
         text: whether it comes from text files.
-        bad_lines: lines of text files that could not be taken apart.
+        bad_lines: lines of text files that could not be taken apart, in order.
     """
 
     engine: Engine
     table: ir.Table
+    columns: list[str]
     files: list[Path]
     text: bool
     bad_lines: list[BadLine] = field(default_factory=list)
 
-    def require(self, names: Iterable[str | None], key: str) -> None:
-        """Refuse a column that the files do not have, naming the nearest."""
-        columns = self.columns
-        for name in names:
-            if name is not None and name not in columns:
-                raise ConfigError(missing_column(key, name, columns, self.files[0]))
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns of the files."""
-        return [name for name in self.table.columns if not name.startswith("__")]
+    def true_rows(self, file: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows as they stand in the files, int64 [N], from rows of `table`, which lacks the bad lines before them."""
+        bad: dict[int, list[int]] = {}
+        for line in self.bad_lines:
+            bad.setdefault(line.file, []).append(line.row)
+        true = row.copy()
+        for number, lines in bad.items():
+            mine = file == number
+            before = np.array(lines) - np.arange(len(lines))  # rows of `table` before each bad line
+            true[mine] += np.searchsorted(before, row[mine], side="right")
+        return true
 
     def text_stats(self, names: Iterable[str]) -> dict[str, TextStats]:
         """Count what the texts of columns look like, in one pass."""
@@ -105,6 +115,12 @@ class Source:
         return {name: TextStats(*(int(row[f"{index}.{k}"] or 0) for k in range(5))) for index, name in enumerate(names)}
 
 
+def _require(columns: list[str], required: Mapping[str, str], file: Path) -> None:
+    for key, name in required.items():
+        if name not in columns:
+            raise ConfigError(missing_column(key, name, columns, file))
+
+
 def missing_column(key: str, name: str, columns: list[str], file: Path) -> str:
     """The line that tells of a missing column: the nearest name and those that there are."""
     near = difflib.get_close_matches(name, columns, 1, cutoff=0.5)
@@ -119,7 +135,8 @@ def open_source(
     layout: FormatConfig,
     field: str,
     scratch: Path,
-    wanted: Callable[[list[str]], Iterable[str]],
+    required: Mapping[str, str],
+    more: Callable[[list[str]], Iterable[str]] = lambda columns: (),
     told: Callable[[int], None] = lambda rows: None,
 ) -> Source:
     """Open Parquet or text files as one table.
@@ -131,25 +148,33 @@ def open_source(
         layout: how text is laid out.
         field: the config key, for errors.
         scratch: folder for the parsed text.
-        wanted: which of a text file's columns are read.
+        required: config key -> column that the files must have.
+        more: which other columns are read, of those that the files have.
         told: called with the number of rows parsed so far.
 
     Raises:
-        ConfigError: mixed or unknown kinds of files, a broken file, text that is not UTF-8.
+        ConfigError: mixed or unknown kinds of files, a broken file, a missing column, text that is not UTF-8.
     """
     kinds = {_kind(file, field) for file in files}
     if len(kinds) > 1:
         raise ConfigError(f"{field}: Parquet and text files are mixed; convert them to one kind")
     if kinds == {"text"}:
-        parser = _TextParser(layout, field, wanted, told)
+        parser = _TextParser(layout, field, told)
+        headers = [parser.header(file) for file in files]
+        columns = list(dict.fromkeys(column for header in headers for column in header))
+        _require(columns, required, files[0])
+        wanted = {*required.values(), *more(columns)}
         parsed = [
-            parser.parse(file, index, scratch / f"{name}-{index:05d}.parquet") for index, file in enumerate(files)
+            parser.parse(file, index, header, wanted, scratch / f"{name}-{index:05d}.parquet")
+            for index, (file, header) in enumerate(zip(files, headers, strict=True))
         ]
-        table = engine.parquet(name, parsed)
-        return Source(engine, table, files, True, parser.bad_lines)
+        return Source(engine, engine.parquet(name, parsed), columns, files, True, parser.bad_lines)
     for file in files:
         _check_parquet(file, field)
-    return Source(engine, engine.parquet(name, files), files, False)
+    table = engine.parquet(name, files)
+    columns = [column for column in table.columns if not column.startswith("__")]
+    _require(columns, required, files[0])
+    return Source(engine, table, columns, files, False)
 
 
 def _kind(file: Path, field: str) -> str:
@@ -179,28 +204,20 @@ def _check_parquet(file: Path, field: str) -> None:
 class _TextParser:
     """Parses text files into Parquet, every value as text, in file order."""
 
-    def __init__(
-        self,
-        layout: FormatConfig,
-        field: str,
-        wanted: Callable[[list[str]], Iterable[str]],
-        told: Callable[[int], None],
-    ) -> None:
+    def __init__(self, layout: FormatConfig, field: str, told: Callable[[int], None]) -> None:
         self.layout = layout
         self.field = field
-        self.wanted = wanted
         self.told = told
         self.bad_lines: list[BadLine] = []
         self.rows = 0
 
-    def parse(self, file: Path, index: int, out: Path) -> Path:
-        """Write the wanted columns of `file` to `out`, row for row."""
+    def parse(self, file: Path, index: int, columns: list[str], wanted: set[str], out: Path) -> Path:
+        """Write the wanted ones of the columns of `file` to `out`, row for row."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         out.parent.mkdir(parents=True, exist_ok=True)
-        columns = self._header(file)
-        names = list(dict.fromkeys(n for n in self.wanted(columns) if n in columns))
+        names = [name for name in columns if name in wanted]
         try:
             with self._open(file, index, columns, names) as reader:
                 schema = pa.schema([(name, pa.string()) for name in names])
@@ -213,13 +230,12 @@ class _TextParser:
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise ConfigError(
-                f"{self.field}: {file} cannot be read as text ({_first_line(error)}); check"
-                f" data.format"
+                f"{self.field}: {file} cannot be read as text ({_first_line(error)}); check data.format"
                 " and that the file is whole and in UTF-8"
             ) from error
         return out
 
-    def _header(self, file: Path) -> list[str]:
+    def header(self, file: Path) -> list[str]:
         """Column names: the configured ones, or those of the first line."""
         if self.layout.columns:
             return self.layout.columns
@@ -252,8 +268,11 @@ class _TextParser:
         import pyarrow as pa
         import pyarrow.csv as pa_csv
 
+        first = 2 if self.layout.header else 1  # lines count from 1, known because one thread reads them
+
         def keep_bad(row: Any) -> str:
-            self.bad_lines.append(BadLine(index, row.expected_columns, row.actual_columns, row.text))
+            place = row.number - first
+            self.bad_lines.append(BadLine(index, place, row.expected_columns, row.actual_columns, row.text))
             return "skip"
 
         return pa_csv.open_csv(

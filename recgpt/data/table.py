@@ -1,9 +1,9 @@
-"""Events given by a caller (a dict of columns, a pandas, polars or pyarrow table, a `datasets.Dataset`) as `Events`."""
+"""Tables given by a caller, checked as the log's own rows are and read as `Events` or as item features."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,22 @@ from numpy.typing import NDArray
 
 from recgpt.data.events import NO_TIME, Events
 from recgpt.data.hashing import hash_ids
-from recgpt.data.schema import DataSchema
+from recgpt.data.read import END_OF_TIME, FLOAT32_MAX, INT64_MAX
+from recgpt.data.schema import UNITS_PER_SECOND, DataSchema
 from recgpt.errors import ConfigError
 
-MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
-MAX_TIME = 4_102_444_800_000_000  # 2100-01-01
+NEAR = 0.8
+"""How alike two column names are, of 1, before one is taken for a misspelt other."""
 
 
-def to_arrow(table: Any) -> pa.Table:
-    """Any of the accepted tables as Arrow; ids never pass through floating point."""
+def to_arrow(table: Any, where: str = "events") -> pa.Table:
+    """A dict of columns, a pandas, polars or pyarrow table or a `datasets.Dataset` as Arrow.
+
+    Ids never pass through floating point.
+
+    Raises:
+        ConfigError: another type, or a column that mixes types; `where` names the table in it.
+    """
     if isinstance(table, pa.Table):
         return table
     try:
@@ -34,115 +41,211 @@ def to_arrow(table: Any) -> pa.Table:
             return table.to_arrow()
         if module == "datasets":
             return table.with_format("arrow")[:]
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         detail = " ".join(str(error).split())
-        raise ConfigError(f"events: a column mixes types or lengths ({detail}); give one type a column") from error
+        raise ConfigError(f"{where}: a column mixes types or lengths ({detail}); give one type a column") from error
     raise ConfigError(
-        f"events: got {type(table).__name__}; give a dict of columns, a pandas, polars or pyarrow table, "
+        f"{where}: got {type(table).__name__}; give a dict of columns, a pandas, polars or pyarrow table, "
         f"or a datasets.Dataset"
     )
 
 
 def _plain(column: Any) -> Any:
-    return column.numpy() if hasattr(column, "numpy") else column
+    column = column.numpy() if hasattr(column, "numpy") else column
+    return list(column) if isinstance(column, np.ndarray) and column.ndim == 2 else column
 
 
 def read_events(table: Any, schema: DataSchema) -> Events:
-    """Columns by the log's names (or the general `item`, `time`), rows in the user's order.
+    """Columns by the log's names (or the general `item`, `time`), rows in the user's order, oldest first.
 
-    Outcomes and context that are absent are unknown; other columns are not read.
+    Values are held to what preparing the log demands of them. Outcomes and context that are absent are unknown; other
+    columns are not read. Known times must not go backwards, even where an `order` column of its own let the log's
+    times do so. `Events`, which come from a prepared log, pass unchecked.
 
     Raises:
-        ConfigError: no item column, null or float ids, times out of range, NaN.
+        ConfigError: no item column or a misspelt other one, ids that are null or floating point, a value that its kind
+            does not allow, times out of range or order.
     """
     if isinstance(table, Events):
         return table
     arrow = to_arrow(table)
-    name = _column_name(arrow, schema.item, "item")
-    if name is None:
-        near = difflib.get_close_matches(schema.item, arrow.column_names, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; columns: {', '.join(arrow.column_names)}"
-        raise ConfigError(f"events: no item column {schema.item!r}{hint}")
-    count = arrow.num_rows
+    names, count = arrow.column_names, arrow.num_rows
+    item = _column_name(names, schema.item, "item")
+    if item is None:
+        if count > 0:
+            near = difflib.get_close_matches(schema.item, names, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; columns: {', '.join(names)}"
+            raise ConfigError(f"events: no item column {schema.item!r}{hint}")
+        item, arrow = schema.item, arrow.append_column(schema.item, pa.nulls(0))
+    time = _column_name(names, schema.time, "time") if schema.has_time else None
+    expected = {*schema.outcomes, *schema.context}
+    expected |= {schema.time} if schema.has_time and schema.time and time is None else set()
+    refuse_misspelt(names, expected, {item, time, schema.user}, "events")
     return Events(
-        item=_hashes(arrow[name], f"events.{name}"),
-        time=_times(arrow, schema, count),
-        outcomes={key: _numbers(arrow, key, count) for key in schema.outcomes},
-        context={
-            key: _numbers(arrow, key, count) if kind == "numeric" else _categories(arrow, key, count)
-            for key, kind in schema.context.items()
-        },
+        item=_hashes(arrow[item], f"events.{item}", required=True),
+        time=_times(arrow[time], f"events.{time}", schema.time_unit) if time else np.full(count, NO_TIME, np.int64),
+        outcomes={name: _column(arrow, name, kind, "events") for name, kind in schema.outcomes.items()},
+        context={name: _column(arrow, name, kind, "events") for name, kind in schema.context.items()},
     )
 
 
-def _column_name(arrow: pa.Table, name: str | None, general: str) -> str | None:
-    for candidate in (name, general):
-        if candidate is not None and candidate in arrow.column_names:
-            return candidate
-    return None
+def read_features(table: Any, schema: DataSchema, count: int) -> tuple[dict[str, NDArray], NDArray[np.float32] | None]:
+    """Static features of `count` items and their content vectors, as far as the table has them.
+
+    Args:
+        table: one row an item; the schema's features by name, and `embedding`, a list of numbers (null = none).
+        schema: names, kinds and the vectors' width dc.
+        count: C, the rows it must have.
+
+    Returns:
+        name -> int64 [C] hashes or float32 [C], and float32 [C, dc] (NaN rows = none) or None.
+
+    Raises:
+        ConfigError: a wrong number of rows, a misspelt column, a value or vector that is not allowed.
+    """
+    arrow = to_arrow(table, "features")
+    if arrow.num_rows != count:
+        raise ConfigError(f"features: {arrow.num_rows} rows for {count} items; give one row an item")
+    content = {"embedding"} if schema.content_dim else set()
+    refuse_misspelt(arrow.column_names, {*schema.features, *content}, {schema.item}, "features")
+    given = {name: kind for name, kind in schema.features.items() if name in arrow.column_names}
+    columns = {name: _column(arrow, name, kind, "features") for name, kind in given.items()}
+    if not schema.content_dim or "embedding" not in arrow.column_names:
+        return columns, None
+    return columns, _vectors(arrow["embedding"], "features.embedding", schema.content_dim)
 
 
-def _hashes(column: pa.ChunkedArray, where: str) -> NDArray[np.int64]:
+def refuse_misspelt(names: list[str], expected: Collection[str], taken: Collection[str | None], where: str) -> None:
+    """Refuse a table that lacks an expected column but has, among the columns nothing reads, one of a near name."""
+    spare = [name for name in names if name not in expected and name not in taken]
+    for name in sorted(set(expected) - set(names)):
+        if near := difflib.get_close_matches(name, spare, 1, NEAR):
+            raise ConfigError(
+                f"{where}.{near[0]}: this model reads no such column; did you mean {name!r}? rename it, or leave it out"
+            )
+
+
+def _column_name(names: list[str], name: str | None, general: str) -> str | None:
+    return next((each for each in (name, general) if each in names), None)
+
+
+def _column(arrow: pa.Table, name: str, kind: str, where: str) -> NDArray:
+    """An outcome, context or feature column; absent = unknown throughout."""
+    column = arrow[name] if name in arrow.column_names else pa.chunked_array([pa.nulls(arrow.num_rows)])
+    if kind == "categorical":
+        return _hashes(column, f"{where}.{name}", required=False)
+    return _numbers(column, f"{where}.{name}", kind)
+
+
+def _refuse(column: pa.ChunkedArray, bad: NDArray[np.bool_], where: str, says: str, remedy: str) -> None:
+    """Raise for the first row that is bad."""
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ConfigError(f"{where}: {_shown(column[row])} at row {row} {says}; {remedy}")
+
+
+def _shown(value: pa.Scalar) -> str:
+    kind = value.type
+    if pa.types.is_timestamp(kind):
+        value = value.cast(pa.timestamp(kind.unit))  # in UTC
+    return value.cast(pa.string()).as_py() if pa.types.is_temporal(kind) else repr(value.as_py())
+
+
+def _hashes(column: pa.ChunkedArray, where: str, required: bool) -> NDArray[np.int64]:
+    """Hashes of an id column, or of a categorical one (null and '' = unknown: 0; booleans count as 0 and 1)."""
     if len(column) == 0:
         return np.zeros(0, np.int64)
-    if pa.types.is_floating(column.type):
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    column = column.cast(pa.string()) if str(column.type) == "string_view" else column
+    kind = column.type
+    if pa.types.is_floating(kind):
         raise ConfigError(
-            f"{where}: ids are floating point (first: {column[0].as_py()!r}); give integers or strings (a "
-            f"float cannot hold every id)"
+            f"{where}: ids are floating point (first: {column[0].as_py()!r}); give integers or strings (a float cannot "
+            f"hold every id; in pandas: astype('Int64'))"
         )
-    if column.null_count:
-        raise ConfigError(f"{where}: null at row {pc.index(column.is_null(), True).as_py()}; leave that event out")
-    encoded = column.combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    codes = encoded.indices.to_numpy(zero_copy_only=False)
-    return hash_ids(encoded.dictionary)[codes]
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        column = pc.if_else(pc.equal(column, ""), pa.scalar(None, kind), column)
+    elif pa.types.is_boolean(kind) and not required:
+        column = column.cast(pa.int8())
+    elif kind == pa.uint64():
+        above = pc.fill_null(pc.greater(column, pa.scalar(INT64_MAX, kind)), False).to_numpy()
+        _refuse(column, above, where, "is above 2^63-1", "give such ids as text")
+    elif not pa.types.is_integer(kind) and not pa.types.is_null(kind):
+        raise ConfigError(f"{where}: type {kind} is no id; give integers or strings")
+    if required and column.null_count:
+        row = pc.index(column.is_null(), True).as_py()
+        raise ConfigError(f"{where}: null or empty at row {row}; leave that event out")
+    if pa.types.is_null(kind):
+        return np.zeros(len(column), np.int64)
+    distinct = column.drop_null().unique()
+    codes = pc.fill_null(pc.index_in(column, value_set=distinct), len(distinct)).to_numpy()
+    return np.append(hash_ids(distinct), 0)[codes]
 
 
-def _times(arrow: pa.Table, schema: DataSchema, count: int) -> NDArray[np.int64]:
-    name = _column_name(arrow, schema.time, "time")
-    if name is None or not schema.has_time or count == 0:
-        return np.full(count, NO_TIME, np.int64)
-    column = arrow[name]
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("us")).cast(pa.int64())
-        factor, divide = 1, 1
-    elif pa.types.is_integer(column.type) or pa.types.is_null(column.type):
-        factor, divide = MICROSECONDS.get(schema.time_unit or "s", 1), 1000 if schema.time_unit == "ns" else 1
+def _times(column: pa.ChunkedArray, where: str, unit: str) -> NDArray[np.int64]:
+    """A clock in microseconds since 1970 UTC; null = `NO_TIME`."""
+    kind, remedy = column.type, f"give times in {unit}"
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        column = column.cast(pa.timestamp("ms")) if pa.types.is_date(kind) else column
+        unit, ticks, remedy = column.type.unit, column.cast(pa.int64()), "correct the clock"
+    elif pa.types.is_integer(kind) or pa.types.is_float64(kind) or pa.types.is_null(kind):
+        ticks = column.cast(pa.int64()) if pa.types.is_null(kind) else column
     else:
-        raise ConfigError(
-            f"events.{name}: type {column.type} is no time; give integers in {schema.time_unit} or timestamps"
-        )
-    known = ~column.is_null().to_numpy()
-    values = column.cast(pa.int64()).fill_null(0).to_numpy() // divide
-    if (bad := known & ((values < 0) | (values >= MAX_TIME // factor))).any():
-        value = int(values[bad][0]) * divide
-        raise ConfigError(
-            f"events.{name}: {value} is no time between 1970 and 2100 in {schema.time_unit}; give times in "
-            f"{schema.time_unit}"
-        )
-    return np.where(known, values * factor, NO_TIME)
+        raise ConfigError(f"{where}: type {kind} is no time; give integers in {unit} or timestamps")
+    per_second = UNITS_PER_SECOND[unit]
+    known = column.is_valid().to_numpy()
+    values = ticks.fill_null(0).to_numpy()
+    _refuse(column, np.isnan(values), where, "is no time", "give null where the time is unknown")
+    outside = (values < 0) | (values >= END_OF_TIME * per_second)
+    _refuse(column, outside, where, "is no time from 1970 to 2099", remedy)
+    time = np.where(known, _microseconds(values, per_second), NO_TIME)
+    rows = np.flatnonzero(known)
+    backwards = np.zeros(len(time), np.bool_)
+    backwards[rows[1:]] = np.diff(time[rows]) < 0
+    _refuse(column, backwards, where, "is before the event above it", "give events oldest first")
+    return time
 
 
-def _numbers(arrow: pa.Table, name: str, count: int) -> NDArray[np.float32]:
-    if name not in arrow.column_names:
-        return np.full(count, np.nan, np.float32)
-    column = arrow[name]
-    try:
-        numbers = column.cast(pa.float32(), safe=False)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ConfigError(f"events.{name}: type {column.type} is no number; give numbers or nulls") from error
-    if pc.any(pc.is_nan(numbers)).as_py() and not pa.types.is_null(column.type):
-        raise ConfigError(f"events.{name}: NaN; write null where the value is unknown")
-    return numbers.fill_null(float("nan")).to_numpy()
+def _microseconds(ticks: NDArray, per_second: int) -> NDArray[np.int64]:
+    """Integers are floored to microseconds, fractions rounded to the nearest (a half up)."""
+    if ticks.dtype.kind == "f":
+        exact = ticks * (10**6 / per_second)
+        whole = np.floor(exact)
+        return (whole + (exact - whole >= 0.5)).astype(np.int64)
+    ticks = ticks.astype(np.int64)
+    return ticks // (per_second // 10**6) if per_second > 10**6 else ticks * (10**6 // per_second)
 
 
-def _categories(arrow: pa.Table, name: str, count: int) -> NDArray[np.int64]:
-    if name not in arrow.column_names or count == 0:
-        return np.zeros(count, np.int64)
-    column = arrow[name]
-    known = ~column.is_null().to_numpy()
-    hashes = np.zeros(count, np.int64)
-    if known.any():
-        hashes[known] = _hashes(column.drop_null(), f"events.{name}")
-    return hashes
+def _numbers(column: pa.ChunkedArray, where: str, kind: str) -> NDArray[np.float32]:
+    """A numeric column, null = NaN; `kind` says which numbers may stand in it."""
+    dtype = column.type
+    if pa.types.is_null(dtype):
+        return np.full(len(column), np.nan, np.float32)
+    known_types = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    if not any(fits(dtype) for fits in known_types):
+        raise ConfigError(f"{where}: type {dtype} is no number; give numbers or nulls")
+    values = column.cast(pa.float64(), safe=False).fill_null(0).to_numpy()
+    unknown = "give null where the value is unknown"
+    _refuse(column, np.isnan(values), where, "is no number", unknown)
+    _refuse(column, np.abs(values) > FLOAT32_MAX, where, "is not finite", unknown)
+    if kind == "binary":
+        _refuse(column, (values != 0) & (values != 1), where, "is not 0 or 1", "give 0, 1 or null")
+    if kind == "watch_time":
+        _refuse(column, values < 0, where, "is a negative watch time", "give zero or more")
+    return np.where(column.is_valid().to_numpy(), values, np.nan).astype(np.float32)
+
+
+def _vectors(column: pa.ChunkedArray, where: str, width: int) -> NDArray[np.float32]:
+    """Content vectors [C, width]; null = a NaN row."""
+    vectors = np.full((len(column), width), np.nan, np.float32)
+    for row, values in enumerate(column.to_pylist()):
+        if values is None:
+            continue
+        if not isinstance(values, list) or len(values) != width:
+            size = f"{len(values)} numbers" if isinstance(values, list) else repr(values)
+            raise ConfigError(f"{where}: {size} at row {row}; the model reads {width} numbers an item")
+        if not all(isinstance(value, int | float) and abs(value) <= FLOAT32_MAX for value in values):
+            raise ConfigError(f"{where}: the vector at row {row} holds NaN or null; give null where there is no vector")
+        vectors[row] = values
+    return vectors

@@ -44,20 +44,23 @@ class Where:
         named = dict.fromkeys(column.name for column in self.parsed.find_all(exp.Column))
         return [spelt.get(name.lower(), name) for name in named]
 
-    def apply(self, source: Source, stats: dict[str, TextStats]) -> ir.Table:
-        """The table with the condition as one more column.
+    def require(self, source: Source) -> None:
+        """Refuse a column that the files do not have, naming the nearest.
 
-        Texts that are numbers throughout compare as numbers.
+        Raises:
+            ConfigError: a column is missing.
         """
-        import duckdb
-        from sqlglot import expressions as exp
-
-        names = self.names_in(source.columns)
-        for name in names:
+        for name in self.names_in(source.columns):
             if name not in source.columns:
                 line = missing_column("data.where", name, source.columns, source.files[0])
                 raise ConfigError(f"{line}; a text stands in single quotes")
 
+    def apply(self, source: Source, stats: dict[str, TextStats]) -> ir.Table:
+        """The table with the condition as one more column; texts that are numbers throughout compare as numbers."""
+        import duckdb
+        from sqlglot import expressions as exp
+
+        names = self.names_in(source.columns)
         named = dict.fromkeys(column.name for column in self.parsed.find_all(exp.Column))
         spelt = dict(zip(named, names, strict=True))
 

@@ -10,9 +10,6 @@ from torch import Tensor, nn
 
 from recgpt.nn.embedding import hash_rows
 
-MAX_GAP_BUCKET = 32  # log2 of seconds: bucket 32 holds gaps of 68 years and more
-UNKNOWN_GAP = 0
-
 
 class CategoricalEmbedding(nn.Module):
     """Hashed categories of one feature, two hashes into a small table.
@@ -80,13 +77,14 @@ class TimeGapEmbedding(nn.Module):
     """The time since the previous event, in buckets of log2 seconds.
 
     Args:
+        n_buckets: buckets, the first of them for an unknown gap.
         dim: width D.
         std: standard deviation of the weights at the start.
     """
 
-    def __init__(self, dim: int, std: float = 0.02) -> None:
+    def __init__(self, n_buckets: int, dim: int, std: float = 0.02) -> None:
         super().__init__()
-        self.table = nn.Embedding(MAX_GAP_BUCKET + 2, dim, padding_idx=UNKNOWN_GAP)
+        self.table = nn.Embedding(n_buckets, dim, padding_idx=0)
         with torch.no_grad():
             nn.init.normal_(self.table.weight[1:], std=std)
 

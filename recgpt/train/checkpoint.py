@@ -99,7 +99,7 @@ def save_checkpoint(run_dir: Path, state: TrainState, config_yaml: str, keep: in
         RecGPTError: the disk is full; the checkpoint before stays in force.
     """
     folder = run_dir / FOLDER / f"step_{state.progress.step:08d}"
-    with atomic_dir(folder) as temporary:
+    with atomic_dir(folder, STATE) as temporary:
         contents = {
             "model.safetensors": _pack(state.model.state_dict()),
             "optimizer.safetensors": _pack(_optimizer_tensors(state)),

@@ -300,7 +300,7 @@ class _Loop:
             self.task.model.load_state_dict(self.state.best)
             exported_step = progress.best_step
         self.task.model.eval()
-        with atomic_dir(self.run_dir / MODEL) as temporary, torch.no_grad():
+        with atomic_dir(self.run_dir / MODEL, "model.safetensors") as temporary, torch.no_grad():
             self.task.export(temporary)
         self.log.write(
             "finished",

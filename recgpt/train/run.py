@@ -28,6 +28,7 @@ NONFINITE = "nonfinite"
 # `test_reads.jsonl` is not among them: how often the test part was looked at stays known.
 _OWN = ("latest", "checkpoints", MODEL, METRICS, "eval", "report.html", "wandb", NONFINITE, CONFIG)
 
+_PLACES = ("run.dir", "data.prepared")  # folders may be moved
 RunStatus = Literal["new", "resume", "finished"]
 
 
@@ -39,6 +40,9 @@ class RunConfig(Section):
 
     start_from: str | None = None
     """A finished run whose weights this one starts from (`pretrain --from RUN`)."""
+
+    log: str | None = None
+    """Content digest of the prepared log, filled in when a run starts: it goes on with the same log or not at all."""
 
     seed: int = Field(0, ge=0)
     """Seed of the random generators (dropout and the like)."""
@@ -87,7 +91,8 @@ def run_status(run_dir: Path, resolved: Section, fresh: bool = False) -> RunStat
 
     Args:
         run_dir: the run's folder; it need not exist.
-        resolved: the whole config. `run.dir` is not compared, so a run folder may be moved.
+        resolved: the whole config. `run.dir` and `data.prepared` are not compared, so folders may be
+            moved; `run.log` is, once it is known.
         fresh: start anew whatever is there.
 
     Raises:
@@ -163,7 +168,8 @@ def _differing_keys(saved: Path, resolved: Section, most: int = 3) -> list[str]:
         return [f"{saved.name} holds no settings"]
     before = flatten(old)
     now = flatten(parse_yaml(dump_config(resolved), "the config"))
-    keys = [k for k in (*now, *(k for k in before if k not in now)) if k != "run.dir"]
+    exempt = {*_PLACES, *(("run.log",) if now.get("run.log") is None else ())}
+    keys = [k for k in (*now, *(k for k in before if k not in now)) if k not in exempt]
     pairs = [(k, before.get(k, "absent"), now.get(k, "absent")) for k in keys]
     lines = [f"{key}: {old} there, {new} here" for key, old, new in pairs if old != new]
     more = [f"and {len(lines) - most} more"] if len(lines) > most else []

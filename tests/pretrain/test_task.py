@@ -135,8 +135,9 @@ def test_the_catalogue_as_columns_is_plain_cross_entropy(data: dict[str, Any]) -
         assert made.step(batch).metrics == {"columns": float(len(hashes))}
 
 
-def test_multiplicity_without_correction_is_the_plain_in_batch_form(data: dict[str, Any]) -> None:
-    made = task(data, multiplicity=True, correction=False)
+@pytest.mark.parametrize("correction", [True, False])
+def test_multiplicity_is_the_plain_in_batch_form(data: dict[str, Any], correction: bool) -> None:
+    made = task(data, multiplicity=True, correction=correction)
     batch = max(batches(made), key=lambda batch: len(batch.position))
     target = target_hashes(batch)
     n = len(target)

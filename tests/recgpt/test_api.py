@@ -1,12 +1,9 @@
 """RecGPT: item vectors, recommendations, what callers may give, model folders."""
 
+import json
 from pathlib import Path
 
-import datasets
 import numpy as np
-import pandas as pd
-import polars as pl
-import pyarrow as pa
 import pytest
 import torch
 
@@ -42,6 +39,15 @@ def test_recommend_among_candidates() -> None:
     chosen = [r.item for r in model.recommend(state, 10, exclude_seen=False, candidates=candidates)]
     everything = [r.item for r in model.recommend(state, 40, exclude_seen=False)]
     assert chosen == [i for i in everything if i in candidates]
+    twice = model.recommend(state, 10, exclude_seen=False, candidates=[39, 3, 39, 17, 3])
+    assert [r.item for r in twice] == chosen
+    array = model.recommend(state, 10, exclude_seen=False, candidates=np.array(candidates))
+    assert [type(r.item) for r in array] == [int] * 3
+    assert model.recommend(state, 10, candidates=[]) == []
+    (nothing,) = model.recommend(state, 10, candidates=["never seen"])
+    assert nothing == ("never seen", 0)
+    equal = model.recommend(state, 10, candidates=list("hgfedcbah"))
+    assert [r.item for r in equal] == list("hgfedcba")  # in the order given
     with pytest.raises(ConfigError, match="k: 0"):
         model.recommend(state, 0)
 
@@ -66,53 +72,8 @@ def test_untrained_items_in_a_history_are_read_by_content() -> None:
     for untrained, trained in ((38, 37), (39, 36)):
         one, other = model.encode({"item": [1, untrained]}), model.encode({"item": [1, trained]})
         assert not torch.equal(one.embedding, other.embedding)
-    unknown = model.encode({"item": [1, "x"] if False else [1, 99999]})
+    unknown = model.encode({"item": [1, 99999]})
     assert torch.equal(unknown.embedding, model.encode({"item": [1, 88888]}).embedding)
-
-
-def as_tables(table: dict) -> list:
-    arrow = pa.table(table)
-    return [table, arrow, arrow.to_pandas(types_mapper=pd.ArrowDtype), pl.from_arrow(arrow), datasets.Dataset(arrow)]
-
-
-def test_every_kind_of_table_gives_one_state() -> None:
-    model = recgpt()
-    states = [model.encode(table) for table in as_tables(columns(12))]
-    for state in states[1:]:
-        assert torch.equal(state.embedding, states[0].embedding)
-        assert state.content_hash == states[0].content_hash
-
-
-def test_ids_of_any_size_and_script_are_told_apart() -> None:
-    model = recgpt()
-    big = 2**63 - 1
-    assert model.events({"item": [big, big - 1, -(2**63)]}).item.tolist() == [
-        model.events({"item": [str(i)]}).item[0] for i in (big, big - 1, -(2**63))
-    ]
-    strings = ["ключ", "鍵", "clé", "cle\u0301", "🗝", " key", "key"]
-    assert len(set(model.events({"item": strings}).item)) == len(strings)
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({"item": [1.0, 2.0]}, r"events\.item: ids are floating point \(first: 1\.0\); give integers or strings"),
-        ({"item": [1, None]}, r"events\.item: null at row 1; leave that event out"),
-        ({"itme": [1]}, r"no item column 'item'; did you mean 'itme'"),
-        ({"item": [1], "time": [1_600_000_000_000]}, r"events\.time: 1600000000000 is no time .* in s"),
-        ({"item": [1], "time": [-5]}, r"events\.time: -5 is no time"),
-        ({"item": [1], "time": ["noon"]}, r"events\.time: type string is no time"),
-        ({"item": [1], "click": [float("nan")]}, r"events\.click: NaN; write null"),
-        ({"item": [1], "click": ["yes"]}, r"events\.click: type string is no number"),
-        ({"item": [1, "a"]}, r"events: a column mixes types"),
-        ({"item": [""]}, "empty"),
-        ([1, 2], r"events: got list; give a dict of columns"),
-    ],
-)
-def test_bad_events_are_refused_by_name(table: object, message: str) -> None:
-    with pytest.raises(RecGPTError, match=message) as error:
-        recgpt().encode(table)
-    assert "\n" not in str(error.value)
 
 
 def test_saved_and_loaded_models_agree(tmp_path: Path) -> None:
@@ -138,8 +99,74 @@ def test_truncated_or_foreign_model_folders_are_refused(tmp_path: Path) -> None:
         RecGPT.from_pretrained(tmp_path)
     recgpt(layers=3).save_pretrained(tmp_path / "deep")
     weights.write_bytes((tmp_path / "deep" / "model.safetensors").read_bytes())
-    with pytest.raises(ConfigError, match="weights belong to another config"):
+    with pytest.raises(ConfigError, match="weights belong to another config.* Unexpected key"):
         RecGPT.from_pretrained(tmp_path)
+    recgpt(feed_forward=3).save_pretrained(tmp_path / "wide")
+    weights.write_bytes((tmp_path / "wide" / "model.safetensors").read_bytes())
+    with pytest.raises(ConfigError, match="weights belong to another config.*size mismatch") as error:
+        RecGPT.from_pretrained(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_of_another_model_of_the_same_shape_are_refused(tmp_path: Path) -> None:
+    one, other = recgpt(0), recgpt(1)
+    one.save_pretrained(tmp_path / "one")
+    other.save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / "model.safetensors").replace(tmp_path / "one" / "model.safetensors")
+    with pytest.raises(ConfigError, match=f"{other.fingerprint}.*{one.fingerprint}.*copy or train it again"):
+        RecGPT.from_pretrained(tmp_path / "one")
+
+
+def test_the_config_of_a_model_folder(tmp_path: Path) -> None:
+    model, config = recgpt(), tmp_path / "config.json"
+    model.save_pretrained(tmp_path)
+    saved = json.loads(config.read_text())
+    assert list(saved) == ["format", "fingerprint", "model", "schema"]
+    assert (saved["format"], saved["fingerprint"]) == (1, model.fingerprint)
+    assert saved["schema"]["outcomes"] == {"click": "binary", "seconds": "watch_time"}
+    for change, message in (
+        ({"format": 2}, "format 2, this version reads 1"),
+        ({"model": {"dim": "wide"}}, r"model\.dim"),
+        ({"surprise": 1}, "surprise: unknown key"),
+    ):
+        config.write_text(json.dumps(saved | change))
+        with pytest.raises(ConfigError, match=message):
+            RecGPT.from_pretrained(tmp_path)
+    config.write_text("[]")
+    with pytest.raises(ConfigError, match="not a whole model"):
+        RecGPT.from_pretrained(tmp_path)
+
+
+def test_saving_leaves_the_rest_of_a_folder_and_writes_the_config_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("keep me")
+    recgpt(0).save_pretrained(folder)
+    recgpt(1).save_pretrained(folder)
+    assert {p.name for p in folder.iterdir()} == {"notes.txt", "config.json", "items.parquet", "model.safetensors"}
+    assert RecGPT.from_pretrained(folder).fingerprint == recgpt(1).fingerprint
+    with pytest.raises(ConfigError, match=r"notes\.txt: is a file; name a folder"):
+        recgpt(0).save_pretrained(folder / "notes.txt")
+
+    def full(*_: object) -> None:
+        raise RecGPTError("no space left")
+
+    monkeypatch.setattr("recgpt.api.write_json", full)
+    with pytest.raises(RecGPTError, match="no space"):
+        recgpt(0).save_pretrained(tmp_path / "half")
+    with pytest.raises(ConfigError, match=r"config\.json: not there"):
+        RecGPT.from_pretrained(tmp_path / "half")
+
+
+def test_a_model_changed_in_memory_is_saved_with_its_new_fingerprint(tmp_path: Path) -> None:
+    model = recgpt()
+    before = model.fingerprint
+    with torch.no_grad():
+        model.model.begin += 1
+    model.save_pretrained(tmp_path)
+    assert RecGPT.from_pretrained(tmp_path).fingerprint != before
 
 
 def test_the_outcome_of_an_event_reaches_no_prediction_of_itself() -> None:

@@ -211,7 +211,8 @@ def test_as_of_leaves_out_later_events(run: Path, tmp_path: Path) -> None:
         first = int(prepared.users.offset[row])
         time = prepared.events(first, first + int(prepared.users.n_events[row])).time
         assert n_events == (time < moment * 10**6).sum()
-        assert last_time == (time[n_events - 1] if n_events else None)
+        known = None if last_time is None else round(last_time.timestamp()) * 10**6
+        assert known == (time[n_events - 1] if n_events else None)
 
 
 def test_unknown_user_is_named(run: Path) -> None:
@@ -219,16 +220,48 @@ def test_unknown_user_is_named(run: Path) -> None:
         recommend_user(run, "nobody", 5)
 
 
-def test_a_changed_log_is_refused(run: Path, tmp_path: Path) -> None:
+def small_run(folder: Path, lengths: list[int], **run: object) -> tuple[dict, Path]:
     config = {
-        "data": write_log(tmp_path / "log", [9, 9, 9], n_items=12),
+        "data": write_log(folder / "log", lengths, n_items=12),
         "model": SMALL,
-        "run": {"steps": 1, "dir": str(tmp_path / "run")},
+        "run": {"steps": 2, "dir": str(folder / "run")} | run,
     }
     load_stage("pretrain")(config)
-    write_log(tmp_path / "log", [9, 9, 9, 30], n_items=20)
+    return config, folder / "run"
+
+
+def test_a_run_is_bound_to_its_log(tmp_path: Path) -> None:
+    """One more event of a known item is another log: no resume, no "finished", no evaluation under the old run."""
+    config, run = small_run(tmp_path, [9, 9, 9])
+    before = evaluate(run)
+    log = pq.read_table(tmp_path / "log" / "events.parquet")
+    pq.write_table(pa.concat_tables([log, log.slice(0, 1)]), tmp_path / "log" / "events.parquet")
+    assert evaluate(run) == before  # the prepared log of the run is still there
+    with pytest.raises(ConfigError, match=r"holds a run of another config \(run\.log: \w+ there, \w+ here\)"):
+        load_stage("pretrain")(config)
     with pytest.raises(ConfigError, match="the log has changed since this run was trained"):
-        evaluate(tmp_path / "run")
+        evaluate(run)
+    load_stage("pretrain")(config, fresh=True)
+    assert evaluate(run)["users"] == 3
+
+
+def test_a_finished_export_of_a_changed_log_is_refused(tmp_path: Path) -> None:
+    config, run = small_run(tmp_path, [9, 9, 9])
+    first = export(run, tmp_path / "out")
+    assert export(run, tmp_path / "out") == first
+    write_log(tmp_path / "log", [9, 9, 10], n_items=12)
+    load_stage("pretrain")(config, fresh=True)
+    with pytest.raises(ConfigError, match="holds another export"):
+        export(run, tmp_path / "out")
+
+
+def test_a_bad_moment_leaves_nothing_behind(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="2024-13-01"):
+        export(run, tmp_path / "out", as_of="2024-13-01")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="--out: .* is a file"):
+        export(run, tmp_path / "file")
 
 
 def test_a_run_holds_the_items_of_its_log(run: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from recgpt.errors import RecGPTError
+from recgpt.errors import ConfigError, RecGPTError
 from recgpt.files import (
     TMP_PREFIX,
     atomic_dir,
@@ -25,6 +25,7 @@ from recgpt.files import (
     exclusive,
     full_disk_told,
     remove_leftovers,
+    require_folder,
     write_json,
 )
 
@@ -163,11 +164,54 @@ def test_a_folder_appears_whole_and_is_replaced_whole(tmp_path: Path) -> None:
         assert temporary.parent == path.parent  # a rename must not cross file systems
         assert not path.exists()
     assert names(path) == ["a"]
-    with atomic_dir(path) as temporary:
+    with atomic_dir(path, "a") as temporary:
         (temporary / "b").write_text("2")
         assert names(path) == ["a"]
     assert names(path) == ["b"]
     assert names(path.parent) == ["folder"]
+
+
+def test_an_empty_folder_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with atomic_dir(tmp_path / "folder") as temporary:
+        (temporary / "a").write_text("1")
+    assert names(tmp_path / "folder") == ["a"]
+
+
+@pytest.mark.parametrize(("marker", "lacks"), [(None, ""), ("summary.json", " and holds no summary.json")])
+def test_a_folder_of_someone_else_is_not_replaced(tmp_path: Path, marker: str | None, lacks: str) -> None:
+    path = tmp_path / "home"
+    path.mkdir()
+    (path / "letters").write_text("x")
+    with pytest.raises(ConfigError) as caught, atomic_dir(path, marker):
+        pytest.fail("told before any work is done")
+    assert str(caught.value) == f"{path}: is not empty{lacks}, so nothing there is replaced; choose another folder"
+    assert (names(tmp_path), names(path)) == (["home"], ["letters"])
+
+
+def test_a_folder_that_filled_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    def writing() -> None:
+        with atomic_dir(tmp_path / "folder", "mine") as temporary:
+            (temporary / "mine").write_text("1")
+            (tmp_path / "folder").mkdir()
+            (tmp_path / "folder" / "theirs").write_text("2")
+
+    with pytest.raises(ConfigError, match="holds no mine"):
+        writing()
+    assert names(tmp_path / "folder") == ["theirs"]
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    require_folder(tmp_path / "new" / "folder", "out")
+    for path in (tmp_path / "file", tmp_path / "file" / "under"):
+        with pytest.raises(ConfigError) as caught:
+            require_folder(path, "out")
+        assert str(caught.value) == f"out: {tmp_path / 'file'} is a file, not a folder; choose another folder"
+        with pytest.raises(ConfigError, match="is a file, not a folder"), atomic_dir(path):
+            pytest.fail("told before any work is done")
+    assert (tmp_path / "file").read_text() == "x"
 
 
 def test_a_failing_block_leaves_the_old_folder(tmp_path: Path) -> None:
@@ -176,7 +220,7 @@ def test_a_failing_block_leaves_the_old_folder(tmp_path: Path) -> None:
         (temporary / "old").write_text("1")
 
     def failing() -> None:
-        with atomic_dir(path) as temporary:
+        with atomic_dir(path, "old") as temporary:
             (temporary / "new").write_text("2")
             raise KeyboardInterrupt
 
@@ -213,7 +257,7 @@ def test_a_full_disk_leaves_the_old_folder(
         (temporary / "old").write_text("1")
 
     def writing() -> None:
-        with atomic_dir(path) as temporary:
+        with atomic_dir(path, "old") as temporary:
             (temporary / "new").write_text("2")
 
     with monkeypatch.context() as patch:
@@ -289,7 +333,7 @@ setattr(os, function, lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
 if what == "file":
     atomic_write_text(folder / "file", "new")
 else:
-    with atomic_dir(folder / "folder") as temporary:
+    with atomic_dir(folder / "folder", "old") as temporary:
         (temporary / "new").write_text("2")
 """
 

@@ -1,15 +1,17 @@
 """User states: the window rule, the chunk path against the padded one, serialisation, refusal."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from recgpt.data.events import NO_TIME, Events
 from recgpt.data.hashing import hash_ids
 from recgpt.data.window import WindowConfig
-from recgpt.errors import RecGPTError
+from recgpt.errors import ConfigError, RecGPTError
 from recgpt.state import UserState, chain_hash, newest_distinct
 from tests.recgpt.builders import columns, cut, recgpt
 
@@ -84,8 +86,13 @@ def test_state_depends_on_its_window_alone() -> None:
     assert torch.equal(whole.hidden, late.hidden)
     assert whole.content_hash == late.content_hash
     assert len(late.seen) <= len(whole.seen)
+    assert late.seen_cut
+    assert not whole.seen_cut
+    assert model.append(late, cut(log, 40, 41)).seen_cut
     with pytest.raises(RecGPTError, match=f"reads from event {start}"):
         model.encode(cut(log, start + 1, 41), n_before=start + 1)
+    with pytest.raises(ConfigError, match="n_before: -1; give the number of events left out, 0 or more"):
+        model.encode(log, n_before=-1)
 
 
 def test_padded_path_agrees_with_chunk_path() -> None:
@@ -137,6 +144,34 @@ def test_bytes_that_are_no_state_are_refused() -> None:
     for broken in (b"", b"nonsense", data[:-1], data[:100]):
         with pytest.raises(RecGPTError, match="no whole user state"):
             UserState.from_bytes(broken)
+
+
+def test_tensors_that_are_no_state_are_refused() -> None:
+    """Whole safetensors files with other keys, or with parts that do not fit."""
+    state = recgpt().encode(columns(5))
+    data = state.to_bytes()
+    tensors = safetensors.torch.load(data)
+    scalars = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["state"]
+    strange = [
+        ({"weight": torch.zeros(1)}, scalars),
+        (tensors, "{}"),
+        (tensors, json.dumps(json.loads(scalars) | {"surprise": 1})),
+        (tensors, "[1]"),
+        (tensors | {"hidden": torch.zeros(4, 16)}, scalars),
+        (tensors | {"n.time": torch.zeros(2, dtype=torch.int64)}, scalars),
+    ]
+    for parts, metadata in strange:
+        with pytest.raises(RecGPTError, match="no whole user state .*; encode the user again") as error:
+            UserState.from_bytes(safetensors.torch.save(parts, {"state": metadata}))
+        assert "\n" not in str(error.value)
+    assert UserState.from_bytes(safetensors.torch.save(tensors, {"state": scalars})).n == 5
+
+
+def test_states_compare_by_identity() -> None:
+    state, other = recgpt().encode(columns(5)), recgpt().encode(columns(5))
+    assert state == state
+    assert state != other
+    assert len({state, other}) == 2
 
 
 def test_seen_reaches_beyond_the_window_and_is_cut_at_its_cap() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from recgpt.data.batch import chunk_batch, collate, gap_buckets
+from recgpt.data.batch import N_GAP_BUCKETS, chunk_batch, collate, gap_buckets
 from recgpt.data.events import NO_TIME, Events
 from tests.recgpt.builders import events, items
 
@@ -12,10 +12,11 @@ SECOND = 1_000_000
 
 
 def test_gap_buckets_by_hand() -> None:
-    # gaps 0 s, 1 s, 3 s, 8 s (log2 9 = 3.17), unknown, unknown, backwards (0 s), 100 years (capped)
+    # gaps 0 s, 1 s, 3 s, 8 s (log2 9 = 3.17), unknown, unknown, backwards (0 s), 100 years (log2 = 31.55)
     seconds = [10, 10, 11, 14, 22, None, 22, 21, 21 + 3_155_760_000]
     time = np.array([NO_TIME if s is None else s * SECOND for s in seconds])
     assert gap_buckets(time).tolist() == [0, 1, 2, 3, 4, 0, 0, 1, 32]
+    assert gap_buckets(np.array([0, 2**62])).tolist() == [0, N_GAP_BUCKETS - 1]
     assert gap_buckets(time[:1]).tolist() == [0]
     assert gap_buckets(time[:0]).tolist() == []
 

@@ -1,8 +1,11 @@
+import io
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
-from recgpt.data.check import check, check_from_config, predictive_auc, print_check
+from recgpt.data.check import check, predictive_auc, print_check
 from tests.recgpt.data.logfiles import config, write_parquet
 
 
@@ -62,15 +65,19 @@ def test_counts_and_columns(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["log.parquet"]
 
 
-def test_config_file_prints_a_table(tmp_path, capsys):
+def test_tables_go_to_stdout_or_to_the_console_given(tmp_path, capsys):
     file = tmp_path / "my.yaml"
     file.write_text(f"data: {{events: {log(tmp_path)}, user: u, item: i, time: t}}\n")
-    found = check_from_config(file, ["data.time_unit=ms"])
+    found = check(file, ["data.time_unit=ms"])
     print_check(found)
     shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "time range" in shown.err
-    assert "1970-01-01T00:16:" in shown.err  # 10^6 ms are 16 minutes 40
+    assert shown.err == ""
+    assert "time range" in shown.out
+    assert "1970-01-01T00:16:" in shown.out  # 10^6 ms are 16 minutes 40
+    text = io.StringIO()
+    print_check(found, Console(file=text, width=80))
+    assert "time range" in text.getvalue()
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 from recgpt.data import sequences
 from recgpt.data.events import NO_TIME
 from recgpt.data.hashing import hash_id
-from recgpt.data.prepare import prepare
+from recgpt.data.prepare import data_config, prepare
 from recgpt.data.prepared import Prepared
+from recgpt.data.schema import DataConfig
 from recgpt.data.sequences import find_copies
 from recgpt.errors import ConfigError, RecGPTError
 from tests.recgpt.data.logfiles import (
@@ -292,6 +293,7 @@ def test_parts_and_batches_are_cut_at_users(tmp_path, monkeypatch):
     assert all(a[-1].as_py() < b[0].as_py() for a, b in zip(first, first[1:], strict=False))
     assert np.array_equal(cut.events(0, 5_000).item, whole.events(0, 5_000).item)
     assert np.array_equal(cut.users.offset, whole.users.offset)
+    assert cut.content == whole.content
 
 
 def test_column_split(tmp_path):
@@ -342,18 +344,68 @@ def test_fresh_is_opened_and_stale_is_made_again(tmp_path, monkeypatch):
     assert prepare(config(path), progress=False).folder.parent.name == "prepared"
 
 
-def test_an_interrupted_run_is_made_again(tmp_path, monkeypatch):
+def test_a_new_file_of_the_glob_is_noticed(tmp_path):
+    write_parquet(tmp_path / "day-1.parquet", {"u": [1], "i": [2], "t": [3]})
+    items = {"path": f"{tmp_path}/items-*.parquet", "id": "i"}
+    write_parquet(tmp_path / "items-1.parquet", {"i": [2]})
+    glob = f"{tmp_path}/day-*.parquet"
+    first = run(tmp_path, glob, items=items)
+    assert first.n_events == 1
+    write_parquet(tmp_path / "day-2.parquet", {"u": [1], "i": [4], "t": [5]})
+    second = run(tmp_path, glob, items=items)
+    assert second.n_events == 2
+    assert second.content != first.content
+    write_parquet(tmp_path / "items-2.parquet", {"i": [4]})
+    third = run(tmp_path, glob, items=items)
+    assert third.folder.stat().st_ino == run(tmp_path, glob, items=items).folder.stat().st_ino
+    assert [entry["path"].rpartition("/")[2] for entry in third.summary["sources"]] == [
+        "day-1.parquet",
+        "day-2.parquet",
+        "items-1.parquet",
+        "items-2.parquet",
+    ]
+    (tmp_path / "day-1.parquet").unlink()
+    assert run(tmp_path, glob, items=items).n_events == 1
+
+
+def test_nothing_of_others_is_written_over(tmp_path):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    path = write_parquet(folder / "log.parquet", {"u": [1], "i": [2], "t": [3]})
+
+    def line(events, place, out=None):
+        with pytest.raises(ConfigError) as error:
+            prepare(config(events, prepared=str(place)), out, progress=False)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert line(path, folder) == (
+        f"data.prepared: {folder} holds the input file log.parquet; choose another folder to write"
+    )
+    assert line(path, tmp_path / "unused", folder).startswith(f"out: {folder} holds the input file")
+    assert line(path, path) == f"data.prepared: {path} is a file, not a folder; choose another folder"
+    assert line(path, f"{path}/deep").startswith(f"data.prepared: {path} is a file")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "summary.json").write_text('{"what": "another tool\'s"}')
+    assert line(path, other) == (
+        f"{other}: is not empty and holds no rejects.parquet, so nothing there is replaced; choose another folder"
+    )
+    assert [entry.name for entry in other.iterdir()] == ["summary.json"]
+    assert [entry.name for entry in folder.iterdir()] == ["log.parquet"]
+
+
+def test_an_interrupted_run_leaves_nothing_and_is_made_again(tmp_path, monkeypatch):
     path = write_text(tmp_path / "log.csv", "u,i,t\n1,2,3\n")
     with monkeypatch.context() as patch:
         patch.setattr("recgpt.data.prepare.summarise", lambda *_: os.kill)
         with pytest.raises(TypeError):
             run(tmp_path, path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["log.csv"]
-    half = tmp_path / "prepared"
-    half.mkdir()
-    (half / "users.parquet").write_bytes(b"half")
+    folder = run(tmp_path, path).folder
+    (folder / "summary.json").unlink()
     with pytest.raises(ConfigError, match="no prepared log"):
-        Prepared.open(half)
+        Prepared.open(folder)
     assert run(tmp_path, path).n_events == 1
 
 
@@ -379,6 +431,35 @@ def test_config_file_with_other_sections(tmp_path):
     write_text(file, "model: {}\n")
     with pytest.raises(ConfigError, match="no section `data`"):
         prepare(file)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("dta.order=row", "'dta.order=row': no section 'dta'; did you mean 'data'?"),
+        ("zzz=1", "'zzz=1': no section 'zzz'; sections: data, model, loss, optim, run, heads, tasks"),
+        ("foo", "'foo': write overrides as key.sub=value, for example optim.lr=3e-4"),
+    ],
+)
+def test_mistyped_overrides(tmp_path, override, told):
+    path = write_parquet(tmp_path / "log.parquet", {"u": [1], "i": [2], "t": [3]})
+    for section in (config(path), DataConfig(**config(path)["data"])):
+        with pytest.raises(ConfigError) as error:
+            data_config(section, ["optim.lr=1", override])
+        assert str(error.value) == told
+
+
+def test_overrides_of_a_section_and_errors_of_a_file(tmp_path):
+    section = DataConfig(events=["log.parquet"], user="u", item="i", time="t")
+    assert data_config(section, ["data.time_unit=ms", "run.epochs=1"]).time_unit == "ms"
+    assert data_config(section) == section
+    file = tmp_path / "my.yaml"
+    file.write_text("data: {events: log.parquet, user: u, item: i, tme: t}\n")
+    with pytest.raises(ConfigError) as error:
+        data_config(file)
+    assert str(error.value).startswith(f"{file}: data.tme: unknown key (value 't'); did you mean 'time'?")
+    with pytest.raises(ConfigError, match="my.yaml: data.time_unit: "):
+        data_config(file, ["data.time_unit=year"])
 
 
 def test_unit_conversion_is_exact(tmp_path):

@@ -131,6 +131,9 @@ def test_find_user(tmp_path):
     prepared = run(tmp_path, path)
     assert prepared.user_ids([prepared.find_user(-7)]) == [-7]
     assert prepared.find_user("5") == prepared.find_user(5)
+    for other in ("005", "+5", "5 ", "-07", "-0", "٥", "5.0"):
+        with pytest.raises(ConfigError, match="is not in the log"):
+            prepared.find_user(other)
     with pytest.raises(ConfigError, match="user 9 is not in the log; ids of column 'u' are int64, such as"):
         prepared.find_user(9)
 

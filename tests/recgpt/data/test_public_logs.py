@@ -81,7 +81,7 @@ def test_kuairand_pure_against_sql(monkeypatch, tmp_path):
             f" ({effective}) GROUP BY user_id"
         ).fetchnumpy()
         user, cut, target = (np.ma.filled(column, -1) for column in expected.values())
-        history, mine = prepared.users.part(name)
+        history, mine = (getattr(prepared.users, f"{name}_{part}") for part in ("history", "target"))
         row = np.array([prepared.find_user(int(one)) for one in user[:300]])
         assert np.array_equal(mine[row], target[:300])
         assert np.array_equal(history[row], np.where(target[:300] < 0, -1, cut[:300]))

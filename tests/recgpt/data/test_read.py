@@ -3,11 +3,13 @@
 import datetime
 import decimal
 import gzip
+import re
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from recgpt.data import source
 from recgpt.errors import RecGPTError
 from tests.recgpt.data.logfiles import history, refused, rejects, run, write_parquet, write_text
 
@@ -29,6 +31,20 @@ def test_missing_column_names_the_nearest_and_all(tmp_path):
     assert line == "data.user: no column 'uu' in log.parquet; did you mean 'u'? columns: u, i, t"
     line = refused(tmp_path, log(tmp_path), outcomes={"click": {"kind": "binary"}})
     assert line.startswith("data.outcomes.click: no column 'click'")
+
+
+@pytest.mark.parametrize("order", ["t", "row"])
+def test_missing_column_of_a_text_names_all_of_the_header(tmp_path, order):
+    path = write_text(tmp_path / "log.csv", "u,i,t,score\n1,2,3,4\n")
+    line = refused(tmp_path, path, item="it", order=order, time=None)
+    assert re.fullmatch(r"data\.item: no column 'it' in log\.csv; did you mean '[it]'\? columns: u, i, t, score", line)
+    line = refused(tmp_path, path, where="scor > 1")
+    assert "no column 'scor' in log.csv; did you mean 'score'? columns: u, i, t, score" in line
+    items = {"path": write_text(tmp_path / "items.csv", "id,title,category\n2,a,b\n"), "id": "id", "title": "titel"}
+    line = refused(tmp_path, path, items=items)
+    assert line == (
+        "data.items.title: no column 'titel' in items.csv; did you mean 'title'? columns: id, title, category"
+    )
 
 
 @pytest.mark.parametrize(
@@ -186,7 +202,29 @@ def test_lines_of_a_wrong_width(tmp_path):
         "filtered": 0,
         "dropped": 0,
     }
-    assert rejects(prepared) == [("wrong number of fields", "data.format", "1,2", None)]
+    assert rejects(prepared) == [("wrong number of fields", "data.format", "1,2", 200)]
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_row_numbers_stay_true_after_lines_of_a_wrong_width(tmp_path, header, monkeypatch):
+    monkeypatch.setattr(source, "BLOCK_BYTES", 128)  # many blocks: the numbers must go on from one to the next
+    rows = [f"{k},5,{k}" for k in range(300)]
+    for k in (10, 11, 150):
+        rows[k] = "1,2"
+    bad = (0, 9, 12, 151, 299)
+    for k in bad:
+        rows[k] = f"{k},5,soon"
+    files = []
+    for name, lines in (("a", rows[:200]), ("b", rows[200:])):
+        text = "\n".join([*(["u,i,t"] if header else []), *lines[:50], "", *lines[50:]])
+        files.append(write_text(tmp_path / f"{name}.csv", text + "\n"))
+    layout = {} if header else {"header": False, "columns": ["u", "i", "t"]}
+    prepared = run(tmp_path, files, format=layout, max_reject_fraction=0.5)
+    assert rejects(prepared) == sorted(
+        [("wrong number of fields", "data.format", "1,2", k) for k in (10, 11, 150)]
+        + [("not a time", "data.time", "soon", k % 200) for k in bad],
+        key=str,
+    )
 
 
 def test_wrong_delimiter(tmp_path):
@@ -205,6 +243,21 @@ def test_empty_log(tmp_path, name):
         data = b"u,i,t\n"
         path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
     assert refused(tmp_path, str(path)) == f"data.events: {name} has no rows; name a log with events"
+
+
+@pytest.mark.parametrize("damaged", ["log-1", "items"])
+def test_parquet_with_a_damaged_body(tmp_path, damaged):
+    n = 5_000
+    columns = {"u": [f"user {k}" for k in range(n)], "i": [f"item {k % 7}" for k in range(n)], "t": list(range(n))}
+    for name in ("log-0", "log-1", "items"):
+        write_parquet(tmp_path / f"{name}.parquet", columns, compression="zstd", use_dictionary=False)
+    path = tmp_path / f"{damaged}.parquet"
+    data = bytearray(path.read_bytes())
+    data[40 : len(data) // 2] = b"\xff" * (len(data) // 2 - 40)
+    path.write_bytes(data)
+    line = refused(tmp_path, f"{tmp_path}/log-*.parquet", items={"path": f"{tmp_path}/items.parquet", "id": "i"})
+    assert line.startswith(f"{path}: damaged Parquet file (")
+    assert line.endswith("); copy it anew")
 
 
 def test_empty_and_broken_files(tmp_path):

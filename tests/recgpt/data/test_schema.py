@@ -1,7 +1,7 @@
 import pytest
 
 from recgpt.config import load_config
-from recgpt.data.schema import DataConfig, DataSchema, time_point
+from recgpt.data.schema import DataConfig, time_point
 from recgpt.errors import ConfigError
 
 GOOD = {"events": "log.csv", "user": "u", "item": "i", "time": "t"}
@@ -63,7 +63,3 @@ def test_moments():
 def test_digest_ignores_where_the_result_lies():
     assert load().digest() == load(prepared="there", memory_limit="4GB").digest()
     assert load().digest() != load(duplicates="drop").digest()
-
-
-def test_schema_digest_tells_schemas_apart():
-    assert DataSchema(has_time=True).digest() != DataSchema().digest()

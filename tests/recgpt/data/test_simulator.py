@@ -134,6 +134,19 @@ class TestWorld:
             simulate(SimulatorConfig(min_events=9, max_events=5), tmp_path / "log")
         assert not (tmp_path / "log").exists()
 
+    def test_only_a_simulation_is_written_over(self, tmp_path):
+        config = SimulatorConfig.preset("tiny").model_copy(update={"n_users": 20})
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "letters").write_text("x")
+        with pytest.raises(ConfigError, match="mine: is not empty and holds no truth/states.npz"):
+            simulate(config, tmp_path / "mine")
+        assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letters"]
+        with pytest.raises(ConfigError, match="^out: .*letters is a file, not a folder"):
+            simulate(config, tmp_path / "mine" / "letters")
+        simulate(config, tmp_path / "log")
+        simulate(config.model_copy(update={"n_users": 21}), tmp_path / "log")
+        assert open_simulation(tmp_path / "log").config.n_users == 21
+
     def test_unknown_size_is_refused(self):
         with pytest.raises(ConfigError, match="size: 'huge'"):
             SimulatorConfig.preset("huge")
