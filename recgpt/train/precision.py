@@ -12,8 +12,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 def product_dtype(precision: Precision) -> torch.dtype:
     """bfloat16 or float32; `auto` takes bfloat16 where the machine multiplies it in hardware."""
     if precision == "auto":
-        fast = torch.cuda.is_available() or cpu_has_bf16()
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if cpu_has_bf16() else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 

@@ -72,6 +72,7 @@ def test_the_summary_is_what_was_printed(story: Story) -> None:
     for method in ("model", "popularity", "item_knn", "markov", "oracle"):
         assert 0 < summary[method]["ndcg@10"] < 1, method
         assert summary[method]["ndcg@10"] <= summary["oracle"]["ndcg@10"]
+    assert summary["model"]["ndcg@10"] > summary["popularity"]["ndcg@10"]
     assert all(seconds >= 0 for seconds in summary["seconds"].values())
     # "Nothing beside --out": a newcomer's directory stays as it was.
     assert {path.name for path in story.home.iterdir()} <= {"first", "vectors"}
