@@ -17,6 +17,6 @@ def product_dtype(precision: Precision) -> torch.dtype:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU has bfloat16 products (AVX512-BF16 or AMX)."""
-    capabilities = torch.cpu.get_capabilities()
+    """Whether this CPU has bfloat16 products (AVX512-BF16, AMX or Arm's); a torch that cannot tell says no."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
