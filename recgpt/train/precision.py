@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 
@@ -18,5 +19,6 @@ def product_dtype(precision: Precision) -> torch.dtype:
 
 def cpu_has_bf16() -> bool:
     """Whether this CPU has bfloat16 products (AVX512-BF16, AMX or Arm's); a torch that cannot tell says no."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    tell = getattr(torch.cpu, "get_capabilities", None)
+    capabilities: Mapping[str, Any] = tell() if tell is not None else {}
     return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
