@@ -32,8 +32,7 @@ class WindowConfig(Section):
             if self.length % (4 * self.chunk):
                 raise ValueError(
                     f"length: {self.length} is not a multiple of 4 chunks of {self.chunk}, so the default "
-                    f"stride W/4 is "
-                    "no whole number of chunks; set stride and chunk"
+                    "stride W/4 is no whole number of chunks; set stride and chunk"
                 )
             object.__setattr__(self, "stride", self.length // 4)
         if self.S % self.chunk:
