@@ -126,6 +126,7 @@ def _simulated(size: Size, out: Path) -> tuple[dict[str, Any], Simulation]:
     config["run"] = config["run"] | {"dir": str(out / "run")}
     if size == "tiny":
         config["model"] = config["model"] | {"dim": 32, "dropout": 0.5}  # 9,000 events are soon learned by heart
+        config["optim"] = config["optim"] | {"batch_tokens": 2560}
         config["run"] = config["run"] | {"epochs": 20}
     return config, open_simulation(folder)
 
