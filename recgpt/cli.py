@@ -19,7 +19,8 @@ from typing import Any, NoReturn
 
 from recgpt import __version__
 from recgpt.cli_output import print_json, print_text
-from recgpt.cli_verbs import VERBS, Verb
+from recgpt.cli_verb import Verb
+from recgpt.cli_verbs import VERBS
 from recgpt.errors import ConfigError, RecGPTError
 
 HELP_FLAGS = {"-h", "--help"}

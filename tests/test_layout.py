@@ -22,14 +22,16 @@ STAGES = ("pretrain", "finetune", "serve")
 LEVELS = (
     ("errors", "config", "files", "stages"),
     ("data", "nn"),
-    ("losses", "ranking", "retrieval", "metrics"),
+    ("losses", "ranking", "retrieval", "metrics", "outcome_metrics"),
     ("model",),
     ("state",),
     ("api",),
-    ("runs",),
-    ("evaluation", "export", "recommend"),
+    ("ranker",),
+    ("runs", "ranking_run", "index"),
+    ("evaluation", "ranking_evaluation", "export", "recommend", "answers"),
     ("train",),
-    ("quickstart", "cli", "cli_verbs", "cli_output", "__main__"),
+    ("quickstart", "init", "report"),
+    ("cli", "cli_verb", "cli_verbs", "cli_data", "cli_runs", "cli_users", "cli_output", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 

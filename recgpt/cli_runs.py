@@ -1,0 +1,151 @@
+"""The verbs that make a run or read one whole: pretrain, evaluate, compare, export."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from recgpt import cli_output as output
+from recgpt.cli_verb import Verb, config_arguments, cutoffs, run_argument
+
+
+def _pretrain_arguments(parser: argparse.ArgumentParser) -> None:
+    config_arguments(parser)
+    parser.add_argument(
+        "--from",
+        dest="from_run",
+        type=Path,
+        metavar="RUN",
+        help="start from the weights of a finished run, to go on with a new day's log",
+    )
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="delete what the run's folder holds and start again; "
+        "without it the same config resumes and another config is refused",
+    )
+
+
+def _pretrain(arguments: argparse.Namespace) -> dict[str, Any]:
+    from recgpt.stages import load_stage
+
+    stage = load_stage("pretrain")
+    return stage(
+        arguments.config,
+        overrides=arguments.overrides,
+        from_run=arguments.from_run,
+        fresh=arguments.fresh,
+    )
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    run_argument(parser)
+    parser.add_argument(
+        "--split",
+        choices=("valid", "test"),
+        default="test",
+        help="default: test; every reading of it is recorded in RUN/test_reads.jsonl",
+    )
+    parser.add_argument(
+        "--k",
+        type=cutoffs,
+        default=(10, 50),
+        metavar="K,K",
+        help="cut-offs of recall, NDCG and coverage, in items (default: 10,50)",
+    )
+
+
+def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    from recgpt.evaluation import evaluate
+
+    return evaluate(arguments.folder, split=arguments.split, ks=arguments.k)
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_a", type=Path, metavar="RUN_A", help="an evaluated run's folder")
+    parser.add_argument("run_b", type=Path, metavar="RUN_B", help="another, on the same log")
+    parser.add_argument("--split", choices=("valid", "test"), default="test", help="default: test")
+
+
+def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
+    from recgpt.evaluation import compare
+
+    return compare(arguments.run_a, arguments.run_b, split=arguments.split)
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    run_argument(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write or to resume")
+    parser.add_argument("--users", action="store_true", help="user embeddings")
+    parser.add_argument("--items", action="store_true", help="item embeddings")
+    parser.add_argument(
+        "--as-of",
+        metavar="T",
+        help="users as of T, before any event at or after it: a date or a date and time in UTC "
+        "(2024-05-01T12:00:00), or a number in the log's own time unit",
+    )
+
+
+def _export(arguments: argparse.Namespace) -> dict[str, Any]:
+    from recgpt.export import export
+
+    both = not (arguments.users or arguments.items)
+    return export(
+        arguments.folder,
+        arguments.out,
+        users=arguments.users or both,
+        items=arguments.items or both,
+        as_of=arguments.as_of,
+    )
+
+
+VERBS = (
+    Verb(
+        "pretrain",
+        "train the model of a config; resumes by itself",
+        "Prepare the log when that is missing or stale, then train until the first limit:\n"
+        "run.epochs, run.steps or run.minutes. Ctrl-C writes a checkpoint; the same command\n"
+        "goes on from the last one.",
+        (
+            "pretrain configs/pretrain/ml-1m.yaml",
+            "pretrain my.yaml run.minutes=10 run.dir=runs/lr3 optim.lr=3e-4",
+            "pretrain tuesday.yaml --from runs/monday",
+        ),
+        _pretrain_arguments,
+        _pretrain,
+        output.show_fields,
+    ),
+    Verb(
+        "evaluate",
+        "metrics of a run beside its baselines",
+        "Rank every candidate for every user of a split, for the model and for popularity,\n"
+        "item-kNN and Markov counts. Ties never help. Writes RUN/eval/SPLIT.json.",
+        ("evaluate runs/ml-1m", "evaluate runs/ml-1m --split valid --k 5,10,100"),
+        _evaluate_arguments,
+        _evaluate,
+        output.show_evaluation,
+    ),
+    Verb(
+        "compare",
+        "two runs, with paired intervals over users",
+        "RUN_B minus RUN_A with 95 % intervals, paired by user. Reads what `evaluate` saved.",
+        ("compare runs/hash runs/content", "compare runs/a runs/b --split valid"),
+        _compare_arguments,
+        _compare,
+        output.show_fields,
+    ),
+    Verb(
+        "export",
+        "user and item embeddings as Parquet",
+        "Write users/part-*.parquet and items/part-*.parquet, then manifest.json. Without --users\n"
+        "and --items both. An export that was stopped goes on at the part where it stopped.",
+        (
+            "export runs/ml-1m --out exports/today",
+            "export runs/log --out x --users --as-of 2024-05-01",
+        ),
+        _export_arguments,
+        _export,
+        output.show_fields,
+    ),
+)

@@ -1,0 +1,52 @@
+"""What every verb of the command line is made of, and the arguments that several share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the command line."""
+
+    name: str
+    summary: str
+    """One line for `recgpt --help`."""
+    description: str
+    examples: tuple[str, ...]
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], Any]
+    """Does the work; what it returns is printed, as JSON or by `show`."""
+    show: Callable[[Any], None]
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def cutoffs(text: str) -> tuple[int, ...]:
+    """Whole numbers above 0, separated by commas, sorted."""
+    return tuple(sorted({positive(part.strip()) for part in text.split(",")}))
+
+
+def config_arguments(parser: argparse.ArgumentParser) -> None:
+    """CONFIG and its overrides."""
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML config")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key.sub=value",
+        help="replaces one value of the config, read as YAML (optim.lr=3e-4)",
+    )
+
+
+def run_argument(parser: argparse.ArgumentParser) -> None:
+    """RUN."""
+    parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder (runs/NAME)")
