@@ -20,7 +20,7 @@ from recgpt.data.events import NO_TIME
 from recgpt.data.read import FILTERED, WHY, Check, Log, likely_unit
 from recgpt.data.schema import DataConfig, DataSchema, LeaveOneOutSplit, TimeSplit
 from recgpt.data.sequences import SequenceWriter
-from recgpt.data.side import ItemSide
+from recgpt.data.side import ItemSide, Side
 from recgpt.errors import ConfigError
 
 BAD_LINE = "wrong number of fields"
@@ -182,6 +182,7 @@ def summarise(
     users: pa.Table,
     item_hashes: NDArray[np.int64],
     side: ItemSide,
+    profile: Side,
 ) -> dict[str, Any]:
     """What `summary.json` tells of a prepared log: counts, split, schema, warnings."""
     n_events = writer.column("n_events")
@@ -213,15 +214,17 @@ def summarise(
         "time_range": [_iso(writer.first_time), _iso(writer.last_time)],
         "hash_collisions": collisions,
         "split": _split(config, writer),
+        "impressions": None if writer.impressions is None else writer.impressions.summary(),
         "schema": data_schema(config, side).model_dump(mode="json"),
         "config": config.model_dump(mode="json"),
     }
-    return summary | {"warnings": [*side.warnings, *_warnings(summary, config)]}
+    return summary | {"warnings": [*side.warnings, *profile.warnings, *_warnings(summary, config)]}
 
 
 def data_schema(config: DataConfig, side: ItemSide) -> DataSchema:
     """What the model must know of the log."""
     features = config.items.features if config.items is not None else {}
+    profile = config.users.features if config.users is not None else {}
     return DataSchema(
         user=config.user,
         item=config.item,
@@ -230,6 +233,7 @@ def data_schema(config: DataConfig, side: ItemSide) -> DataSchema:
         outcomes={name: outcome.kind for name, outcome in config.outcomes.items()},
         context={name: context.kind for name, context in config.context.items()},
         features={name: feature.kind for name, feature in features.items()},
+        profile={name: feature.kind for name, feature in profile.items()},
         content_dim=None if side.embedding is None else side.embedding.shape[1],
         has_time=config.time is not None,
         has_category=config.items is not None and config.items.category is not None,
@@ -306,4 +310,20 @@ def _warnings(summary: dict[str, Any], config: DataConfig) -> list[str]:
         tell(split[name]["without_history"], f"users of {name} have no event before their target")
     if isinstance(config.split, TimeSplit) and split["train_events"] == 0:
         lines.append(f"no event lies before data.split.valid {config.split.valid}: nothing to train on")
-    return lines
+    return [*lines, *_impression_warnings(summary["impressions"])]
+
+
+def _impression_warnings(counts: dict[str, Any] | None) -> Iterator[str]:
+    if counts is None:
+        return
+    for name in ("train", "valid", "test"):
+        if counts[name] == 0:
+            yield f"no event of the {name} part is an impression by data.impressions and data.split"
+    if counts["outside"]:
+        yield (
+            f"{counts['outside']:,} impressions of training come after their user's first event of another part:"
+            " they are left out of every part"
+        )
+    for name, rate in counts["rates"].items():
+        if rate is None and counts["train"]:
+            yield f"no training impression knows the outcome {name}: nothing to learn of it"

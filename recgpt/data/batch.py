@@ -35,6 +35,7 @@ class EventBatch:
         context: name -> int64 or float32 [B, T].
         features: name -> int64 or float32 [U], static features of the items.
         content: float32 [U, dc] content vectors, NaN rows = none; or None.
+        profile: name -> int64 or float32 [B], what is known of the users.
         position: int64 [N] the predicting position of each target, flattened over [B, T + 1].
         target: int64 [N] rows of `items`.
     """
@@ -47,6 +48,7 @@ class EventBatch:
     context: dict[str, Tensor] = field(default_factory=dict)
     features: dict[str, Tensor] = field(default_factory=dict)
     content: Tensor | None = None
+    profile: dict[str, Tensor] = field(default_factory=dict)
     position: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     target: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
@@ -66,12 +68,34 @@ def gap_buckets(time: NDArray[np.int64]) -> NDArray[np.int64]:
         time: int64 [N] microseconds or `NO_TIME`.
     """
     buckets = np.zeros(len(time), np.int64)
-    if len(time) > 1:
-        known = (time[1:] != NO_TIME) & (time[:-1] != NO_TIME)
-        seconds = np.where(known, time[1:] - np.where(known, time[:-1], 0), 0).clip(0) / 1e6
-        log = np.floor(np.log2(1 + seconds)).astype(np.int64)
-        buckets[1:] = np.where(known, (1 + log).clip(1, N_GAP_BUCKETS - 1), UNKNOWN_GAP)
+    buckets[1:] = gap_between(time[:-1], time[1:])
     return buckets
+
+
+def gap_between(before: NDArray[np.int64], after: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Buckets of N gaps, as `gap_buckets`, int64 [N].
+
+    Args:
+        before: int64 [N] microseconds or `NO_TIME`.
+        after: the same.
+    """
+    known = (after != NO_TIME) & (before != NO_TIME)
+    seconds = np.where(known, after - np.where(known, before, 0), 0).clip(0) / 1e6
+    log = np.floor(np.log2(1 + seconds)).astype(np.int64)
+    return np.where(known, (1 + log).clip(1, N_GAP_BUCKETS - 1), UNKNOWN_GAP)
+
+
+N_HOURS = 25
+_HOUR = 3_600_000_000
+
+
+def hours(time: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Hour of the UTC day from 1, int64 [N] in [0, `N_HOURS`); 0 = unknown.
+
+    Args:
+        time: int64 [N] microseconds or `NO_TIME`.
+    """
+    return np.where(time == NO_TIME, 0, 1 + time // _HOUR % 24)
 
 
 def pad(columns: Sequence[NDArray], width: int, fill: float | int) -> Tensor:
@@ -123,6 +147,7 @@ def collate(
         },
         features=features,
         content=content,
+        profile=profile_columns(windows),
         position=torch.from_numpy(position),
         target=torch.from_numpy(inverse[ends[-1] :]),
     )
@@ -149,6 +174,18 @@ def chunk_batch(events: Events, gap: NDArray[np.int64], items: ItemTable, width:
         features=features,
         content=content,
     )
+
+
+def profile_columns(windows: Sequence[Events]) -> dict[str, Tensor]:
+    """The profiles of B windows' users by name, [B]; a name is there if the first window's user has it."""
+    return {
+        name: torch.tensor([window.profile[name] for window in windows], dtype=_profile_dtype(value))
+        for name, value in windows[0].profile.items()
+    }
+
+
+def _profile_dtype(value: int | float) -> torch.dtype:
+    return torch.float32 if isinstance(value, float) else torch.int64
 
 
 def _unknown(column: NDArray) -> int | float:

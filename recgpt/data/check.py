@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recgpt.data.engine import ROW, Engine
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 LEAK_SAMPLE = 200_000
 LEAK_AUC = 0.98
 LEAK_NAMES = re.compile(r"play|stay|watch|_cnt", re.IGNORECASE)
+NAMES_USERS = 0.9
+"""Distinct values per user above which a profile column all but names the users."""
+FEW_USERS = 20
 COUNTS = (
     "users",
     "items",
@@ -39,6 +44,7 @@ COUNTS = (
     "time_range",
     "hash_collisions",
     "split",
+    "impressions",
 )
 
 
@@ -62,8 +68,13 @@ def check(config: DataConfig | str | Path | Mapping[str, Any], overrides: Sequen
             log = Preparation(lenient, engine, folder, scratch, Stages(False)).run()
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             columns = _columns(engine, log, section)
-            leaks = [*_suspicious_names(section), *_predictive(engine, log, section)]
-    if section.outcomes and section.order is not None and summary["copies"]:
+            profile = _profile(folder, section)
+            leaks = [
+                *_suspicious_names(section),
+                *_naming_users(profile, section),
+                *_predictive(engine, log, section, profile),
+            ]
+    if section.outcomes and section.order is not None and section.impressions is None and summary["copies"]:
         leaks.append(
             f"{summary['copies']:,} events repeat another's user, item and time: with data.order alone a history"
             " would show an event its own outcome (set data.duplicates: drop, or keep them knowingly)"
@@ -109,8 +120,12 @@ def _columns(engine: Engine, log: Log, config: DataConfig) -> dict[str, dict[str
 
 
 def _suspicious_names(config: DataConfig) -> Iterator[str]:
-    features = config.items.features if config.items is not None else {}
-    for key, names in (("data.context", config.context), ("data.items.features", features)):
+    tables: dict[str, Mapping[str, object]] = {
+        "data.context": config.context,
+        "data.items.features": config.items.features if config.items is not None else {},
+        "data.users.features": config.users.features if config.users is not None else {},
+    }
+    for key, names in tables.items():
         for name in names:
             if LEAK_NAMES.search(name):
                 yield (
@@ -119,27 +134,51 @@ def _suspicious_names(config: DataConfig) -> Iterator[str]:
                 )
 
 
-def _predictive(engine: Engine, log: Log, config: DataConfig) -> Iterator[str]:
-    """Context columns that all but tell an outcome, on a sample of rows spread over the log."""
-    if not config.context or not config.outcomes:
+def _profile(folder: Path, config: DataConfig) -> pa.Table:
+    """The users' ids as `user` and their profiles as `f.NAME`."""
+    features = config.users.features if config.users is not None else {}
+    return pq.read_table(folder / "users.parquet", columns=["user", *(f"f.{name}" for name in features)])
+
+
+def _naming_users(profile: pa.Table, config: DataConfig) -> Iterator[str]:
+    """Categorical profile columns in which nearly every user has a value of its own."""
+    for name, feature in (config.users.features if config.users is not None else {}).items():
+        codes = profile[f"f.{name}"].to_numpy()
+        known = codes[codes != 0] if feature.kind == "categorical" else codes[:0]
+        distinct = len(np.unique(known))
+        if len(known) >= FEW_USERS and distinct > NAMES_USERS * len(known):
+            yield (
+                f"data.users.features.{name}: {distinct:,} values for {len(known):,} users, so it stands for the user"
+                " id, which the model must not see; leave it out"
+            )
+
+
+def _predictive(engine: Engine, log: Log, config: DataConfig, profile: pa.Table) -> Iterator[str]:
+    """Context and profile columns that all but tell an outcome, on a sample of rows spread over the log."""
+    features = config.users.features if config.users is not None else {}
+    if not config.outcomes or not (config.context or features):
         return
     n = engine.fetch(log.kept.aggregate(n=log.kept.count())).to_pylist()[0]["n"]
     step = max(1, n // LEAK_SAMPLE)
     names = [f"__o.{name}" for name in config.outcomes] + [f"__c.{name}" for name in config.context]
-    sample = engine.fetch(log.kept.filter(log.kept[ROW] % step == 0).order_by(ROW).select(*names))
-    for name, context in config.context.items():
-        column = sample[f"__c.{name}"]
+    sample = engine.fetch(log.kept.filter(log.kept[ROW] % step == 0).order_by(ROW).select("__user", *names))
+    users = pc.index_in(sample["__user"].cast(profile["user"].type), value_set=profile["user"])
+    columns = [(f"data.context.{name}", sample[f"__c.{name}"], each.kind) for name, each in config.context.items()]
+    columns += [
+        (f"data.users.features.{name}", profile[f"f.{name}"].take(users), each.kind) for name, each in features.items()
+    ]
+    for key, column, kind in columns:
         for outcome in config.outcomes:
             known = sample[f"__o.{outcome}"].is_valid()
             label = sample[f"__o.{outcome}"].filter(known).to_numpy()
             auc = predictive_auc(
                 column.filter(known),
                 label > np.median(label) if _graded(label) else label > 0,
-                context.kind == "categorical",
+                kind == "categorical",
             )
             if auc > LEAK_AUC:
                 yield (
-                    f"data.context.{name}: it tells the outcome {outcome} (AUC {auc:.3f} alone), so it is likely"
+                    f"{key}: it tells the outcome {outcome} (AUC {auc:.3f} alone), so it is likely"
                     " measured after the event; declare it as an outcome or leave it out"
                 )
 

@@ -18,11 +18,13 @@ class ContentDigest:
         self._columns: dict[str, _Column] = {}
 
     def update(self, table: str, rows: pa.Table) -> None:
-        """Take the next rows of a table: columns of numbers or booleans."""
+        """Take the next rows of a table: columns of numbers, of booleans, or of vectors of one width."""
         for name in rows.column_names:
-            column = self._columns.setdefault(f"{table}.{name}", _Column(rows[name].type))
+            kind = rows[name].type
+            vectors = pa.types.is_fixed_size_list(kind)
+            column = self._columns.setdefault(f"{table}.{name}", _Column(kind.value_type if vectors else kind))
             for chunk in rows[name].chunks:
-                column.update(chunk)
+                column.update(chunk.flatten() if vectors else chunk)
 
     def hexdigest(self) -> str:
         """32 hex digits over all columns so far."""

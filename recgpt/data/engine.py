@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
     import pyarrow as pa
 
-FILE, ROW, KEEP = "__file", "__row", "__keep"
-"""Columns that `Engine.parquet` and `Engine.condition` add: file number, row within it, the `where`
-condition."""
+FILE, ROW = "__file", "__row"
+"""Columns that `Engine.parquet` adds: file number, row within it."""
+KEEP, VALID, TEST, IMPRESSION = "__keep", "__valid", "__test", "__impressed"
+"""Columns that `Engine.condition` adds: those of `where`, of a split by conditions, of `impressions.where`."""
 
 
 class Engine:
@@ -61,10 +62,11 @@ class Engine:
         )
         return self.backend.table(name)
 
-    def condition(self, name: str, table: ir.Table, sql: str) -> ir.Table:
+    def condition(self, name: str, table: ir.Table, sql: str, column: str) -> ir.Table:
         """A view of `table` with one more column, the boolean SQL expression."""
         self.backend.raw_sql(
-            f'CREATE VIEW {quote_name(name)} AS SELECT *, ({sql}) AS "{KEEP}" FROM {quote_name(table.get_name())}'
+            f"CREATE VIEW {quote_name(name)} AS SELECT *, ({sql}) AS {quote_name(column)}"
+            f" FROM {quote_name(table.get_name())}"
         )
         return self.backend.table(name)
 
@@ -104,7 +106,8 @@ def _failure_told(files: Sequence[Path]) -> Iterator[None]:
         if not isinstance(error, duckdb.ConversionException):
             _refuse_damaged(files)
         raise RecGPTError(
-            f"reading the log failed ({_first_line(error)}); see `recgpt data check`, and data.where if it casts"
+            f"reading the log failed ({_first_line(error)}); see `recgpt data check`, and data.where or another"
+            " condition of the config if it casts"
         ) from error
 
 

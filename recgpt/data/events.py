@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ class Events:
         outcomes: name -> float32 [N]; NaN = unknown.
         context: name -> int64 [N] (categorical: hash, 0 = unknown) or float32 [N] (numeric, NaN = unknown).
         target: bool [N], whether the event is a next-item target.
+        profile: name -> what is known of the user: a hash (categorical, 0 = unknown) or a number (NaN = unknown);
+            it rides along with every slice.
     """
 
     item: NDArray[np.int64]
@@ -29,6 +31,7 @@ class Events:
     outcomes: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     context: Mapping[str, NDArray[np.int64] | NDArray[np.float32]] = field(default_factory=dict)
     target: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    profile: Mapping[str, int | float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.target) != len(self.item):
@@ -41,7 +44,8 @@ class Events:
         return len(self.item)
 
     def __getitem__(self, index: slice) -> Events:
-        return self._map(lambda column: column[index])
+        columns = {name: column[index] for name, column in self.columns().items()}
+        return Events.from_columns(columns, self.profile)
 
     def columns(self) -> dict[str, NDArray]:
         """All columns by name; outcomes as `o.NAME`, context as `c.NAME`."""
@@ -52,7 +56,7 @@ class Events:
         )
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, NDArray]) -> Events:
+    def from_columns(cls, columns: Mapping[str, NDArray], profile: Mapping[str, int | float] | None = None) -> Events:
         """The inverse of `columns`."""
         return cls(
             item=columns["item"],
@@ -60,16 +64,26 @@ class Events:
             target=columns["target"],
             outcomes={name[2:]: column for name, column in columns.items() if name.startswith("o.")},
             context={name[2:]: column for name, column in columns.items() if name.startswith("c.")},
+            profile=profile or {},
         )
 
-    def _map(self, function) -> Events:  # type: ignore[no-untyped-def]
-        return Events.from_columns({name: function(column) for name, column in self.columns().items()})
+    def with_profile(self, profile: Mapping[str, int | float]) -> Events:
+        """The same events of a user of whom this is known."""
+        return replace(self, profile=profile)
 
     @classmethod
     def concat(cls, parts: Sequence[Events]) -> Events:
-        """Join runs of events that share their columns."""
+        """Join runs of one user's events that share their columns; the profile is the first part's."""
         if len(parts) == 1:
             return parts[0]
         names = parts[0].columns()
         columns = [part.columns() for part in parts]
-        return cls.from_columns({name: np.concatenate([c[name] for c in columns]) for name in names})
+        joined = {name: np.concatenate([c[name] for c in columns]) for name in names}
+        return cls.from_columns(joined, parts[0].profile)
+
+
+def profile_rows(columns: Mapping[str, NDArray], count: int) -> list[dict[str, int | float]]:
+    """Profiles of `count` users, one mapping each, from columns [count]."""
+    names = list(columns)
+    values = [columns[name].tolist() for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)] if names else [{}] * count

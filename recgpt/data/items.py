@@ -49,6 +49,11 @@ class ItemTable:
         order = np.argsort(self.hash, kind="stable")
         return self.hash[order], order
 
+    @cached_property
+    def trained(self) -> NDArray[np.int64]:
+        """Hashes of the items with a training event, ascending."""
+        return np.sort(self.hash[self.n_train_events > 0])
+
     def rows(self, hashes: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of item hashes, -1 where unknown; same shape as `hashes`."""
         ordered, order = self._by_hash

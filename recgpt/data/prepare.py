@@ -33,9 +33,9 @@ from recgpt.data.items import ItemTable
 from recgpt.data.prepared import FORMAT, REJECTS, Prepared, source_files, source_stamps
 from recgpt.data.progress import Stages
 from recgpt.data.read import Log, read_log
-from recgpt.data.schema import ColumnSplit, DataConfig
+from recgpt.data.schema import ColumnSplit, DataConfig, WhereSplit
 from recgpt.data.sequences import USER_COLUMNS, SequenceWriter
-from recgpt.data.side import ItemSide, read_items
+from recgpt.data.side import ItemSide, Side, read_items, read_users
 from recgpt.errors import ConfigError
 from recgpt.files import atomic_dir, exclusive, remove_leftovers, require_folder, write_json
 
@@ -176,15 +176,16 @@ class Preparation:
                 " remove them from the log, or set data.duplicates to keep or drop"
             )
         with self.stages.stage("write users and items"):
-            self._write_users(users, writer)
+            profile = read_users(self.engine, self.config.users, _one_array(users["user"]), self.scratch)
+            self._write_users(users, profile, writer)
             side = read_items(self.engine, self.config.items, ids, self.scratch)
             self._write_items(ids, hashes, side, writer)
-        summary = summarise(self.config, accounts, writer, users, hashes, side)
+        summary = summarise(self.config, accounts, writer, users, hashes, side, profile)
         summary |= {
             "format": FORMAT,
             "digest": self.config.digest(),
             "content": writer.content.hexdigest(),
-            "sources": stamps + source_stamps(side.files),
+            "sources": stamps + source_stamps(side.files + profile.files),
             "seconds": round(clock.perf_counter() - started, 3),
         }
         write_json(self.folder / "summary.json", summary)
@@ -219,8 +220,10 @@ class Preparation:
             names.append("__time")
         if config.target != "all":
             names.append("__target")
-        if isinstance(config.split, ColumnSplit):
+        if isinstance(config.split, ColumnSplit | WhereSplit):
             names.append("__part")
+        if config.impressions is not None and config.impressions.where is not None:
+            names.append("__impression")
         columns: dict[str, Any] = {name: kept[name] for name in names}
         columns["__row"] = kept[ROW] if n_files == 1 else kept[FILE] * 2**40 + kept[ROW]
         columns |= {f"o.{name}": kept[f"__o.{name}"].cast("float32") for name in config.outcomes}
@@ -246,7 +249,7 @@ class Preparation:
         events = joined.select(**ordered)
         return events.order_by([events[key].asc(nulls_first=True) for key in keys])
 
-    def _write_users(self, users: pa.Table, writer: SequenceWriter) -> None:
+    def _write_users(self, users: pa.Table, profile: Side, writer: SequenceWriter) -> None:
         counts = writer.column("n_events")
         columns = {name: writer.column(name) for name in USER_COLUMNS if name not in ("hash", "offset")}
         last = columns.pop("last_time")
@@ -254,11 +257,13 @@ class Preparation:
         for name, values in columns.items():
             table = table.append_column(name, pa.array(values))
         table = table.append_column("last_time", pa.array(last, mask=last == NO_TIME))
+        for name, values in profile.features.items():
+            table = table.append_column(f"f.{name}", pa.array(values))
         pq.write_table(table, self.folder / "users.parquet")
         writer.content.update("users", table.drop_columns("user"))  # `hash` stands for the id
 
     def _write_items(self, ids: pa.Array, hashes: NDArray[np.int64], side: ItemSide, writer: SequenceWriter) -> None:
-        ItemTable(
+        items = ItemTable(
             ids=ids,
             hash=hashes,
             n_events=writer.n_events,
@@ -269,8 +274,11 @@ class Preparation:
             title=side.title,
             features=side.features,
             embedding=side.embedding,
-        ).write(self.folder / "items.parquet")
-        writer.content.update("items", pa.table({"hash": hashes}))
+        )
+        items.write(self.folder / "items.parquet")
+        # `hash` stands for the id; titles are for people only
+        table = items.to_arrow().drop_columns(["id"] if items.title is None else ["id", "title"])
+        writer.content.update("items", table)
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from recgpt.config import validate
 from recgpt.data.events import NO_TIME, Events
 from recgpt.data.hashing import hash_id
+from recgpt.data.impressions import Impressions
 from recgpt.data.items import ItemTable
 from recgpt.data.logs import find_files
 from recgpt.data.schema import DataConfig, DataSchema
 from recgpt.errors import ConfigError
 
-FORMAT = 2
+FORMAT = 3
 REJECTS = "rejects.parquet"
 CACHE = "cache"
 CACHE_ROWS = 1 << 17
@@ -72,7 +73,7 @@ class Prepared:
         self.n_items: int = summary["items"]
         self.n_events: int = summary["events"]
         self.content: str = summary["content"]
-        """Hex digest of what was prepared: every column of the events, the users and the items' ids, in order."""
+        """Hex digest of what was prepared: every column of the events, users and items in order, but for the titles."""
         self._columns = _open_events(folder)
 
     @classmethod
@@ -160,6 +161,25 @@ class Prepared:
             context={name: read[f"c.{name}"](start, stop) for name in self.schema.context},
         )
 
+    def impressions(self, start: int, stop: int) -> Impressions:
+        """The impressions among the events at global positions [start, stop); none without `data.impressions`."""
+        read = self._columns
+        if "impression" not in read:
+            nothing = np.zeros(0, np.int64)
+            return Impressions(nothing, nothing.astype(np.int8), nothing, nothing)
+        part = read["impression"](start, stop)
+        places = np.flatnonzero(part >= 0)
+        online, frozen = (read[name](start, stop)[places].astype(np.int64) for name in ("online", "frozen"))
+        return Impressions(start + places, part[places], online, frozen)
+
+    def profile(self, rows: Sequence[int] | NDArray[np.int64]) -> dict[str, NDArray]:
+        """The profiles of user rows [M]: name -> int64 hashes [M] (0 = unknown) or float32 [M] (NaN = unknown)."""
+        return {name: column[np.asarray(rows, np.int64)] for name, column in self._profile.items()}
+
+    @cached_property
+    def _profile(self) -> dict[str, NDArray]:
+        return {name: self._user_table[f"f.{name}"].to_numpy() for name in self.schema.profile}
+
 
 def _read_summary(folder: Path) -> dict[str, Any] | None:
     """The summary, None where there is none; it is written last, so that it stands for a whole folder."""
@@ -174,13 +194,15 @@ def _read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def source_files(config: DataConfig) -> list[Path]:
-    """The files that a config names as they are now: the log's, then the side table's.
+    """The files that a config names as they are now: the log's, then those of the items and the users.
 
     Raises:
         ConfigError: a pattern matches no file.
     """
-    items = [] if config.items is None else find_files([config.items.path], "data.items.path")
-    return find_files(config.events, "data.events") + items
+    files = find_files(config.events, "data.events")
+    for key, table in (("data.items.path", config.items), ("data.users.path", config.users)):
+        files += [] if table is None else find_files([table.path], key)
+    return files
 
 
 def source_stamps(files: Sequence[Path]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recgpt.data.batch import EventBatch, collate
+from recgpt.data.events import profile_rows
 from recgpt.data.prepared import Prepared
 from recgpt.data.window import WindowConfig
 
@@ -24,11 +25,13 @@ class Windows:
     """M training windows.
 
     Attributes:
+        user: int64 [M] user rows.
         first: int64 [M] global position of the window's first event.
         length: int64 [M] input events.
         skip: int64 [M] positions before this one carry no target (an earlier window predicts them).
     """
 
+    user: NDArray[np.int64]
     first: NDArray[np.int64]
     length: NDArray[np.int64]
     skip: NDArray[np.int64]
@@ -49,9 +52,9 @@ def training_windows(prepared: Prepared, window: WindowConfig, every: bool = Fal
     skip = np.where(k > 0, window.length - window.S + 1, 0)
     first = users.offset[user] + start
     if every:
-        return Windows(first, length, skip)
+        return Windows(user, first, length, skip)
     keep = count_targets(prepared, first + skip, first + length + 1) > 0
-    return Windows(first[keep], length[keep], skip[keep])
+    return Windows(user[keep], first[keep], length[keep], skip[keep])
 
 
 def padded_widths(length: NDArray[np.int64], longest: int) -> NDArray[np.int64]:
@@ -132,12 +135,13 @@ class TrainingBatches:
     def batch(self, rows: NDArray[np.int64]) -> EventBatch:
         """The batch of some windows."""
         inputs, targets = [], []
-        for row in rows:
+        profiles = profile_rows(self.prepared.profile(self.windows.user[rows]), len(rows))
+        for row, profile in zip(rows, profiles, strict=True):
             first, length, skip = (
                 int(column[row]) for column in (self.windows.first, self.windows.length, self.windows.skip)
             )
             events = self.prepared.events(first, first + length + 1)
             position = skip + np.flatnonzero(events.target[skip:] | self.every)
-            inputs.append(events[:length])
+            inputs.append(events[:length].with_profile(profile))
             targets.append((position, events.item[position]))
         return collate(inputs, self.prepared.items, targets, int(self.widths[rows].max()))

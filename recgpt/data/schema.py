@@ -77,6 +77,35 @@ class ItemsConfig(Section):
     """Layout, for a text file."""
 
 
+class UsersConfig(Section):
+    """A side table with one row a user: what is known of a user beside the events."""
+
+    path: str
+    """A Parquet or text file (or a glob); `$RECGPT_DATA` is expanded."""
+    id: str
+    """The column that equals the log's user id."""
+    features: dict[str, FeatureConfig] = {}
+    """Static columns, a profile that enters once, before the first event; never the id."""
+    format: FormatConfig = FormatConfig()
+    """Layout, for a text file."""
+
+    @model_validator(mode="after")
+    def _no_id(self) -> "UsersConfig":
+        if self.id in self.features:
+            raise ValueError(f"features: {self.id!r} is the user id, which the model must not see; remove it")
+        return self
+
+
+class ImpressionsConfig(Section):
+    """Events that ranking learns from and is measured on: an item was shown, and the outcomes tell what followed."""
+
+    where: str | None = None
+    """A SQL condition over a row of the log; null = every event is an impression."""
+    history: Literal["online", "frozen"] = "online"
+    """What an impression may read: the user's events up to it (online), or, in the validation and the
+    test part, those before the user's first event of that part (frozen)."""
+
+
 class TargetConfig(Section):
     """Events count as next-item targets when an outcome is known and high enough."""
 
@@ -132,7 +161,17 @@ class ColumnSplit(Section):
         return self
 
 
-SplitConfig = Annotated[LeaveOneOutSplit | TimeSplit | ColumnSplit, Field(discriminator="kind")]
+class WhereSplit(Section):
+    """Conditions say which part an event belongs to; rows that meet neither are training, both are test."""
+
+    kind: Literal["where"]
+    valid: str
+    """A SQL condition over a row: the validation part."""
+    test: str
+    """A SQL condition over a row: the test part."""
+
+
+SplitConfig = Annotated[LeaveOneOutSplit | TimeSplit | ColumnSplit | WhereSplit, Field(discriminator="kind")]
 
 
 class DataConfig(Section):
@@ -168,10 +207,14 @@ class DataConfig(Section):
     """Columns known when the item was shown; null = unknown, NaN = rejected."""
     items: ItemsConfig | None = None
     """A side table of the items."""
+    users: UsersConfig | None = None
+    """A side table of the users."""
     target: Literal["all"] | TargetConfig = "all"
     """Which events are next-item targets; all events are inputs."""
     split: SplitConfig = LeaveOneOutSplit()
     """Training, validation and test part."""
+    impressions: ImpressionsConfig | None = None
+    """Which events are impressions, for ranking; absent: none."""
     max_reject_fraction: float = Field(default=0.01, ge=0, le=1)
     """Stop when more than this part of the rows is rejected."""
     prepared: str | None = None
@@ -234,10 +277,22 @@ class DataConfig(Section):
                 )
             if name == self.user:
                 raise ValueError(f"context: {name!r} is the user id, which the model must not see")
+        if self.users is not None and self.user in self.users.features:
+            raise ValueError(f"users.features: {self.user!r} is the user id, which the model must not see; remove it")
+        if self.impressions is not None and not self.outcomes:
+            raise ValueError(
+                "impressions: needs data.outcomes; declare the columns that tell what followed an impression"
+            )
 
     def digest(self) -> str:
-        """What the prepared log depends on (neither where it is written nor the memory used)."""
-        return config_digest(self.model_copy(update={"prepared": None, "memory_limit": DEFAULT_MEMORY_LIMIT}))
+        """What the prepared log depends on.
+
+        Neither where it is written, nor the memory used, nor which of the two histories is read later (both are there).
+        """
+        neutral: dict[str, object] = {"prepared": None, "memory_limit": DEFAULT_MEMORY_LIMIT}
+        if self.impressions is not None:
+            neutral["impressions"] = self.impressions.model_copy(update={"history": "online"})
+        return config_digest(self.model_copy(update=neutral))
 
 
 class DataSchema(Section):
@@ -257,6 +312,8 @@ class DataSchema(Section):
     """Context columns and their kinds."""
     features: dict[str, FeatureKind] = {}
     """Static item columns and their kinds."""
+    profile: dict[str, FeatureKind] = {}
+    """Static user columns and their kinds."""
     content_dim: int | None = None
     """Width of the content vectors, if there are any."""
     has_time: bool = False

@@ -1,4 +1,4 @@
-"""The streaming pass over the sorted events: copies, ties, splits, counts, and the final Parquet parts."""
+"""The streaming pass over the sorted events: copies, ties, splits, impressions, counts, the final Parquet parts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from recgpt.data.content import ContentDigest
 from recgpt.data.events import NO_TIME
+from recgpt.data.impressions import ImpressionColumns
 from recgpt.data.schema import DataConfig
-from recgpt.data.split import UserSplit, split_users
+from recgpt.data.split import UserSplit, event_parts, split_users
 
 EVENTS_PER_PART = 1 << 23
 ROW_GROUP = 1 << 19
@@ -46,6 +47,7 @@ class SequenceWriter:
         n_copies, n_dropped, n_tied, n_targets, n_no_time: counts of events.
         n_backwards: events whose time is smaller than that of the event before them.
         first_time, last_time: the range of the known times, microseconds; None where there are none.
+        impressions: makes and counts the impressions; None where the config has none.
         content: digest of the written events.
     """
 
@@ -64,6 +66,7 @@ class SequenceWriter:
         self.first_time: int | None = None
         self.last_time: int | None = None
         self.rows = 0
+        self.impressions = None if config.impressions is None else ImpressionColumns(config)
         self.content = ContentDigest()
         self._parts = 0
         self._rows_in_part = 0
@@ -115,6 +118,11 @@ class SequenceWriter:
         self._count_users(starts, counts, time, split)
         self._count_items(item, starts, counts, split)
         self.n_targets += int(target.sum())
+        if self.impressions is not None:
+            order = _as_int64(events["__order"])
+            parts = event_parts(self.config, starts, counts, split, part)
+            for name, column in self.impressions.of(events, starts, counts, order, time, parts).items():
+                events = events.append_column(name, column)
         self._write(events)
 
     def _complete(self, events: pa.Table) -> pa.Table:
@@ -132,7 +140,7 @@ class SequenceWriter:
             "time": time,
             "target": pa.array(np.ones(len(row), np.bool_)) if every else events["__target"],
         }
-        for prefix in ("o.", "c.", "__order", "__tie.", "__part"):
+        for prefix in ("o.", "c.", "__order", "__tie.", "__part", "__impression"):
             columns |= {n: events[n] for n in events.column_names if n.startswith(prefix)}
         return pa.table(columns)
 
@@ -177,7 +185,7 @@ class SequenceWriter:
             if self._writer is not None:
                 self._writer.close()
             path = self.folder / f"part-{self._parts:05d}.parquet"
-            few_values = [n for n in events.column_names if n.startswith(("o.", "c."))]
+            few_values = [n for n in events.column_names if n.startswith(("o.", "c.", "impression"))]
             self._writer = pq.ParquetWriter(
                 path, events.schema, compression="lz4", use_dictionary=["user_row", *few_values]
             )

@@ -1,4 +1,4 @@
-"""The item side table: categories, titles, static features and content vectors, joined by id."""
+"""The side tables, joined by id: items' categories, titles, features and content vectors; users' profiles."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ from numpy.typing import NDArray
 from recgpt.data.engine import FILE, ROW, Engine
 from recgpt.data.hashing import hash_ids
 from recgpt.data.logs import find_files
-from recgpt.data.schema import ItemsConfig
-from recgpt.data.source import Source, TextStats, open_source
+from recgpt.data.schema import ItemsConfig, UsersConfig
+from recgpt.data.source import TextStats, open_source
 from recgpt.errors import ConfigError
 
 
-@dataclass
-class ItemSide:
+@dataclass(kw_only=True)
+class Side:
+    """What a side table says of N ids; rows without an entry hold 0 (categorical) or NaN (numeric)."""
+
+    features: dict[str, NDArray[Any]] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class ItemSide(Side):
     """What a side table says of I items; rows without an entry hold 0, NaN or None."""
 
     category: NDArray[np.int64]
     title: list[str | None] | None = None
-    features: dict[str, NDArray[Any]] = field(default_factory=dict)
     embedding: NDArray[np.float32] | None = None
-    files: list[Path] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
 
 def read_items(engine: Engine, config: ItemsConfig | None, ids: pa.Array, scratch: Path) -> ItemSide:
@@ -38,78 +44,103 @@ def read_items(engine: Engine, config: ItemsConfig | None, ids: pa.Array, scratc
         ConfigError: a missing file or column, ids of another type than the log's, a NaN, vectors of several widths.
     """
     if config is None:
-        return ItemSide(np.zeros(len(ids), np.int64))
-    files = find_files([config.path], "data.items.path")
-    columns = {
-        "data.items.id": config.id,
-        "data.items.category": config.category,
-        "data.items.title": config.title,
-        "data.items.embedding": config.embedding,
-    }
-    columns |= {f"data.items.features.{name}": name for name in config.features}
-    used = {key: name for key, name in columns.items() if name is not None}
-    source = open_source(engine, "items", files, config.format, "data.items.path", scratch, used)
-    return _Join(config, source, used, ids).side()
+        return ItemSide(category=np.zeros(len(ids), np.int64))
+    more = {"category": config.category, "title": config.title, "embedding": config.embedding}
+    table = _Join(engine, config, "items", {key: name for key, name in more.items() if name is not None}, ids, scratch)
+    return ItemSide(
+        category=np.zeros(len(ids), np.int64) if config.category is None else table.hashes(config.category, "category"),
+        features=table.features(),
+        files=table.source.files,
+        warnings=table.warnings,
+        title=table.texts(config.title) if config.title is not None else None,
+        embedding=table.vectors(config.embedding, "embedding") if config.embedding is not None else None,
+    )
+
+
+def read_users(engine: Engine, config: UsersConfig | None, ids: pa.Array, scratch: Path) -> Side:
+    """Look the log's user ids [U] up in the side table.
+
+    Raises:
+        ConfigError: a missing file or column, ids of another type than the log's, a NaN.
+    """
+    if config is None:
+        return Side()
+    table = _Join(engine, config, "users", {}, ids, scratch)
+    return Side(features=table.features(), files=table.source.files, warnings=table.warnings)
 
 
 class _Join:
-    """Looks ids up and turns columns into arrays over the log's items."""
+    """Looks ids up in a side table and turns its columns into arrays over the log's ids.
 
-    def __init__(self, config: ItemsConfig, source: Source, used: dict[str, str], ids: pa.Array) -> None:
-        self.config, self.source, self.ids = config, source, ids
-        self.stats: dict[str, TextStats] = source.text_stats(used.values()) if source.text else {}
-        names = list(dict.fromkeys(used.values()))
-        table = source.table
-        rows = table.order_by([FILE, ROW]).select(*names)
-        self.rows = source.engine.fetch(rows)
+    Args:
+        engine: the query engine.
+        config: the table's section.
+        kind: the section's name, `items` or `users`.
+        more: key -> column of what the section names beside the id and the features.
+        ids: the log's ids [N].
+        scratch: folder for parsed text.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: ItemsConfig | UsersConfig,
+        kind: str,
+        more: dict[str, str],
+        ids: pa.Array,
+        scratch: Path,
+    ) -> None:
+        self.config, self.kind, self.ids = config, kind, ids
+        path = f"data.{kind}.path"
+        columns = {"id": config.id, **more} | {f"features.{name}": name for name in config.features}
+        used = {f"data.{kind}.{key}": name for key, name in columns.items()}
+        files = find_files([config.path], path)
+        self.source = open_source(engine, kind, files, config.format, path, scratch, used)
+        self.stats: dict[str, TextStats] = self.source.text_stats(used.values()) if self.source.text else {}
+        rows = self.source.table.order_by([FILE, ROW]).select(*dict.fromkeys(used.values()))
+        self.rows = engine.fetch(rows)
         self.warnings: list[str] = []
         self.place = self._match(self._ids())
 
-    def side(self) -> ItemSide:
-        """All columns."""
-        config = self.config
-        side = ItemSide(self._hashes(config.category, "data.items.category"))
-        side.files, side.warnings = self.source.files, self.warnings
-        if config.title is not None:
-            side.title = [
-                None if text is None or text == "" else str(text)
-                for text in self.rows[config.title].take(self.place).to_pylist()
-            ]
-        for name, feature in config.features.items():
-            key = f"data.items.features.{name}"
-            read = self._hashes if feature.kind == "categorical" else self._numbers
-            side.features[name] = read(name, key)
-        if config.embedding is not None:
-            side.embedding = self._vectors(config.embedding)
-        return side
+    def features(self) -> dict[str, NDArray[Any]]:
+        """The declared features: int64 hashes [N], 0 = unknown, or float32 [N], NaN = unknown."""
+        return {
+            name: (self.hashes if feature.kind == "categorical" else self._numbers)(name, f"features.{name}")
+            for name, feature in self.config.features.items()
+        }
+
+    def texts(self, name: str) -> list[str | None]:
+        """A readable column [N], None where there is none."""
+        found = self.rows[name].take(self.place).to_pylist()
+        return [None if text is None or text == "" else str(text) for text in found]
 
     def _ids(self) -> pa.Array:
-        column = self._category_column(self.config.id, "data.items.id")
+        column = self._category_column(self.config.id, "id")
         if column.null_count:
-            self.warnings.append(f"{column.null_count:,} rows of data.items have a null or empty id: ignored")
+            self.warnings.append(f"{column.null_count:,} rows of data.{self.kind} have a null or empty id: ignored")
         if pa.types.is_integer(column.type) != pa.types.is_integer(self.ids.type):
             raise ConfigError(
-                f"data.items.id: column {self.config.id!r} is {column.type}, but the log's item ids are"
-                f" {self.ids.type}; write both as the same type"
+                f"data.{self.kind}.id: column {self.config.id!r} is {column.type}, but the log's {self.kind[:-1]}"
+                f" ids are {self.ids.type}; write both as the same type"
             )
         return column
 
     def _match(self, side_ids: pa.Array) -> pa.Array:
-        """For each item of the log, its row of the side table (the first, if there are several); null = none."""
+        """For each id of the log, its row of the side table (the first, if there are several); null = none."""
         place = pc.index_in(self.ids, value_set=side_ids)
         if place.null_count:
             example = self.ids.filter(pc.is_null(place))[0].as_py()
             self.warnings.append(
-                f"{place.null_count:,} of {len(self.ids):,} items of the log have no row in data.items,"
+                f"{place.null_count:,} of {len(self.ids):,} {self.kind} of the log have no row in data.{self.kind},"
                 f" such as {example!r}: they have no features"
             )
         filled = side_ids.drop_null()
         doubles = len(filled) - len(filled.unique())
         if doubles:
-            self.warnings.append(f"{doubles:,} rows of data.items repeat an id: the first row counts")
+            self.warnings.append(f"{doubles:,} rows of data.{self.kind} repeat an id: the first row counts")
         unseen = len(filled.unique()) - (len(place) - place.null_count)
         if unseen:
-            self.warnings.append(f"{unseen:,} items of data.items have no event in the log: left out")
+            self.warnings.append(f"{unseen:,} {self.kind} of data.{self.kind} have no event in the log: left out")
         return place
 
     def _category_column(self, name: str, key: str) -> pa.Array:
@@ -126,13 +157,25 @@ class _Join:
             try:
                 return column.cast("int64")
             except pa.ArrowInvalid as error:
-                raise ConfigError(f"{key}: column {name!r} has values above 2^63-1; write it as text") from error
-        raise ConfigError(f"{key}: column {name!r} is {kind}; integers or text are needed, so cast it to one")
+                raise self._error(key, name, "has values above 2^63-1; write it as text") from error
+        raise self._error(key, name, f"is {kind}; integers or text are needed, so cast it to one")
 
-    def _hashes(self, name: str | None, key: str) -> NDArray[np.int64]:
-        if name is None:
-            return np.zeros(len(self.ids), np.int64)
-        coded = self._category_column(name, key).dictionary_encode()
+    def _whole_numbers(self, name: str) -> pa.Array | None:
+        """A floating point column as int64 if it holds codes: integers with nulls, as pandas writes them."""
+        column = _combine(self.rows[name])
+        if not pa.types.is_floating(column.type):
+            return None
+        values = column.drop_null().to_numpy().astype(np.float64)
+        whole = np.isfinite(values) & (np.abs(values) < 2**53) & (np.floor(values) == values)
+        return column.cast("int64") if whole.all() else None
+
+    def _error(self, key: str, name: str, told: str) -> ConfigError:
+        return ConfigError(f"data.{self.kind}.{key}: column {name!r} {told}")
+
+    def hashes(self, name: str, key: str) -> NDArray[np.int64]:
+        """A categorical column as hashes, int64 [N], 0 = unknown."""
+        codes = self._whole_numbers(name)
+        coded = (self._category_column(name, key) if codes is None else codes).dictionary_encode()
         hashes = np.append(hash_ids(coded.dictionary), 0)
         codes = pc.fill_null(coded.indices.take(self.place), len(hashes) - 1)
         return hashes[codes.to_numpy(zero_copy_only=False)]
@@ -145,28 +188,29 @@ class _Join:
             try:
                 column = empty.cast("float64")
             except pa.ArrowInvalid as error:
-                raise ConfigError(f"{key}: column {name!r} is no number throughout ({error})") from error
+                raise self._error(key, name, f"is no number throughout ({error})") from error
         elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-            raise ConfigError(f"{key}: column {name!r} is {kind}, not a number; declare it categorical or cast it")
+            raise self._error(key, name, f"is {kind}, not a number; declare it categorical or cast it")
         values = column.cast("float64").take(self.place)
         known = values.drop_null().to_numpy(zero_copy_only=False)
         if not np.isfinite(known).all():
-            raise ConfigError(f"{key}: column {name!r} holds NaN or infinity; write null where it is unknown")
+            raise self._error(key, name, "holds NaN or infinity; write null where it is unknown")
         return pc.fill_null(values, np.nan).to_numpy(zero_copy_only=False).astype(np.float32)
 
-    def _vectors(self, name: str) -> NDArray[np.float32]:
-        key, column = "data.items.embedding", _combine(self.rows[name])
+    def vectors(self, name: str, key: str) -> NDArray[np.float32]:
+        """A column of vectors, float32 [N, width], NaN rows = none."""
+        column = _combine(self.rows[name])
         kind = column.type
         if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)) or not (
             pa.types.is_floating(kind.value_type)
         ):
-            raise ConfigError(f"{key}: column {name!r} is {kind}, not list<float>")
+            raise self._error(key, name, f"is {kind}, not list<float>")
         taken = column.take(self.place)
         present = pc.is_valid(taken).to_numpy(zero_copy_only=False)
         vectors = taken.drop_null()
         widths = pc.unique(pc.list_value_length(vectors)).to_pylist()
         if len(widths) != 1 or widths[0] == 0:
-            raise ConfigError(f"{key}: column {name!r} holds vectors of widths {sorted(widths)}; one width is needed")
+            raise self._error(key, name, f"holds vectors of widths {sorted(widths)}; one width is needed")
         result = np.full((len(self.ids), widths[0]), np.nan, np.float32)
         flat = pc.list_flatten(vectors).to_numpy(zero_copy_only=False).astype(np.float32)
         result[present] = flat.reshape(-1, widths[0])
@@ -174,8 +218,8 @@ class _Join:
         if broken.any():
             example = self.ids[int(np.flatnonzero(broken)[0])].as_py()
             raise ConfigError(
-                f"{key}: the vector of item {example!r} holds NaN or null ({int(broken.sum()):,} items);"
-                " write a null vector where there is none"
+                f"data.{self.kind}.{key}: the vector of {self.kind[:-1]} {example!r} holds NaN or null"
+                f" ({int(broken.sum()):,} {self.kind}); write a null vector where there is none"
             )
         return result
 

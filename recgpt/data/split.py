@@ -1,4 +1,4 @@
-"""Where each user's history ends and which event is the target: leave-one-out, by time, by column.
+"""Where each user's history ends and which event is the target: leave-one-out, by time, by column or conditions.
 
 All functions work on whole users laid end to end: U users with N events in all, `starts` [U]
     ascending, `counts` [U].
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recgpt.data.schema import DataConfig, LeaveOneOutSplit, TimeSplit, time_point
 
-VALID, TEST = 1, 2
+OUTSIDE, TRAIN, VALID, TEST = -1, 0, 1, 2
 
 
 class UserSplit(NamedTuple):
@@ -35,6 +35,18 @@ class UserSplit(NamedTuple):
     """The same for the test part."""
 
 
+class Parts(NamedTuple):
+    """Which part every event belongs to, and where a user's parts begin.
+
+    Attributes:
+        part: int8 [N], `TRAIN`, `VALID`, `TEST`; `OUTSIDE` where training has ended already.
+        begin: int64 [3, U], position of a user's first event of each part, `n_events` where there is none.
+    """
+
+    part: NDArray[np.int8]
+    begin: NDArray[np.int64]
+
+
 def split_users(
     config: DataConfig,
     starts: NDArray[np.int64],
@@ -51,7 +63,7 @@ def split_users(
         counts: int64 [U], how many there are.
         target: bool [N], whether an event may be a target.
         time: int64 [N], microseconds, `NO_TIME` = unknown; read by the time split.
-        part: int64 [N], 0 training, 1 validation, 2 test; needed by the column split.
+        part: int64 [N], 0 training, 1 validation, 2 test; needed by the splits by column and by conditions.
     """
     split = config.split
     if isinstance(split, LeaveOneOutSplit):
@@ -61,7 +73,7 @@ def split_users(
         test = time_point(split.test, config.time_unit)
         return by_time(starts, counts, target, time, valid, test)
     if part is None:
-        raise ValueError("part: a split by column needs the part of every event")
+        raise ValueError("part: a split by rows needs the part of every event")
     return by_column(starts, counts, target, part)
 
 
@@ -124,6 +136,33 @@ def by_column(
     valid = first(target & (part == VALID), starts, counts)
     test = first(target & (part == TEST), starts, counts)
     return UserSplit(train_end, valid, valid, test, test, counts, counts)
+
+
+def event_parts(
+    config: DataConfig,
+    starts: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    split: UserSplit,
+    part: NDArray[np.int64] | None,
+) -> Parts:
+    """The part of every event, by what `split_users` found.
+
+    Leave-one-out and the split by time cut a user's events into three runs. Where the rows name their own part, a
+    training row after a row of another part is outside: it is neither trained on nor measured.
+    """
+    zero = np.zeros(len(counts), np.int64)
+    position = np.arange(int(counts.sum())) - np.repeat(starts, counts)
+    if part is not None:
+        found = [first(part == value, starts, counts) for value in (VALID, TEST)]
+        begin = np.stack([zero, *(np.where(place < 0, counts, place) for place in found)])
+        after = (part == TRAIN) & (position >= np.repeat(split.train_end, counts))
+        return Parts(np.where(after, OUTSIDE, part).astype(np.int8), begin)
+    if isinstance(config.split, LeaveOneOutSplit):
+        test = np.where(split.test_target < 0, counts, split.test_target)
+    else:
+        test = split.test_seen_end
+    later = (position >= np.repeat(split.train_end, counts)).astype(np.int8)
+    return Parts(later + (position >= np.repeat(test, counts)), np.stack([zero, split.train_end, test]))
 
 
 def first(

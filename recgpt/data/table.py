@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from recgpt.data.columns import END_OF_TIME, FLOAT32_MAX, INT64_MAX
 from recgpt.data.events import NO_TIME, Events
 from recgpt.data.hashing import hash_ids
-from recgpt.data.read import END_OF_TIME, FLOAT32_MAX, INT64_MAX
-from recgpt.data.schema import UNITS_PER_SECOND, DataSchema
+from recgpt.data.schema import UNITS_PER_SECOND, DataSchema, time_point
 from recgpt.errors import ConfigError
 
 NEAR = 0.8
@@ -87,6 +87,52 @@ def read_events(table: Any, schema: DataSchema) -> Events:
         outcomes={name: _column(arrow, name, kind, "events") for name, kind in schema.outcomes.items()},
         context={name: _column(arrow, name, kind, "events") for name, kind in schema.context.items()},
     )
+
+
+def read_profile(profile: Mapping[str, Any] | None, schema: DataSchema) -> dict[str, int | float]:
+    """What is known of one user, by the names of the users table; what is absent or None is unknown.
+
+    Raises:
+        ConfigError: a name that the model does not read, or a value that its kind does not allow.
+    """
+    return _scalars(profile or {}, schema.profile, "profile", "profile")
+
+
+def read_context(context: Mapping[str, Any] | None, schema: DataSchema) -> tuple[dict[str, int | float], int]:
+    """What is known of one request, by the log's names, and its time in microseconds (or `NO_TIME`).
+
+    Raises:
+        ConfigError: a name that the model does not read, or a value that its kind does not allow.
+    """
+    given = dict(context or {})
+    clock = _column_name(list(given), schema.time, "time") if schema.has_time else None
+    moment = given.pop(clock) if clock else None
+    known = _scalars(given, schema.context, "context", schema.time or "time" if schema.has_time else None)
+    if moment is None:
+        return known, NO_TIME
+    if isinstance(moment, str):
+        return known, time_point(moment, schema.time_unit)
+    return known, int(_times(_one(moment, f"context.{clock}"), f"context.{clock}", schema.time_unit)[0])
+
+
+def _scalars(
+    given: Mapping[str, Any], kinds: Mapping[str, str], where: str, also: str | None
+) -> dict[str, int | float]:
+    for name in given:
+        if name not in kinds:
+            known = [*kinds, *([also] if also and also != where else [])]
+            near = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it reads {', '.join(known) or 'none'}"
+            raise ConfigError(f"{where}.{name}: this model reads no such value; {hint}")
+    table = pa.table({name: _one(given.get(name), f"{where}.{name}") for name in kinds})
+    return {name: _column(table, name, kind, where)[0].item() for name, kind in kinds.items()}
+
+
+def _one(value: Any, where: str) -> pa.ChunkedArray:
+    try:
+        return pa.chunked_array([pa.array([value])])
+    except (pa.ArrowInvalid, OverflowError, TypeError) as error:
+        raise ConfigError(f"{where}: {value!r} is no number and no text ({' '.join(str(error).split())})") from error
 
 
 def read_features(table: Any, schema: DataSchema, count: int) -> tuple[dict[str, NDArray], NDArray[np.float32] | None]:

@@ -1,11 +1,12 @@
-"""The `where` condition: parsed and checked before the engine sees it."""
+"""SQL conditions over one row (`where` and its kin): parsed and checked before the engine sees them."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
 
-from recgpt.data.engine import KEEP
+from recgpt.data.engine import IMPRESSION, KEEP, TEST, VALID
+from recgpt.data.schema import DataConfig, WhereSplit
 from recgpt.data.source import Source, TextStats, missing_column
 from recgpt.errors import ConfigError
 
@@ -13,14 +14,40 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 
-class Where:
-    """The `where` condition, parsed."""
+def conditions(config: DataConfig) -> list[Where]:
+    """All conditions of a config, parsed.
 
-    def __init__(self, sql: str) -> None:
+    Raises:
+        ConfigError: one is no SQL condition.
+    """
+    found = []
+    if config.where is not None:
+        found.append(Where(config.where, "data.where", KEEP))
+    if isinstance(config.split, WhereSplit):
+        found.append(Where(config.split.valid, "data.split.valid", VALID))
+        found.append(Where(config.split.test, "data.split.test", TEST))
+    if config.impressions is not None and config.impressions.where is not None:
+        found.append(Where(config.impressions.where, "data.impressions.where", IMPRESSION))
+    return found
+
+
+class Where:
+    """A condition, parsed.
+
+    Args:
+        sql: the condition as written.
+        key: its config key, for errors.
+        column: the column that `apply` adds.
+
+    Raises:
+        ConfigError: it is no SQL condition over the columns of one row.
+    """
+
+    def __init__(self, sql: str, key: str, column: str) -> None:
         import sqlglot
         from sqlglot import expressions as exp
 
-        self.sql = sql
+        self.sql, self.key, self.column = sql, key, column
         try:
             parsed = sqlglot.parse(sql, dialect="duckdb")
         except sqlglot.errors.SqlglotError as error:
@@ -34,7 +61,7 @@ class Where:
 
     def _error(self, detail: str) -> ConfigError:
         detail = re.sub(r"\x1b\[[0-9;]*m", "", detail).strip().split("\n")[0]
-        return ConfigError(f"data.where: {self.sql!r} is no SQL condition ({detail}); write one such as part != 'test'")
+        return ConfigError(f"{self.key}: {self.sql!r} is no SQL condition ({detail}); write one such as part != 'test'")
 
     def names_in(self, columns: list[str]) -> list[str]:
         """The columns that the condition reads, spelt as in the file."""
@@ -52,7 +79,7 @@ class Where:
         """
         for name in self.names_in(source.columns):
             if name not in source.columns:
-                line = missing_column("data.where", name, source.columns, source.files[0])
+                line = missing_column(self.key, name, source.columns, source.files[0])
                 raise ConfigError(f"{line}; a text stands in single quotes")
 
     def apply(self, source: Source, stats: dict[str, TextStats]) -> ir.Table:
@@ -75,9 +102,10 @@ class Where:
 
         sql = self.parsed.copy().transform(as_typed).sql(dialect="duckdb")
         try:
-            table = source.engine.condition("log_where", source.table, sql)
+            table = source.engine.condition(f"log{self.column}", source.table, sql, self.column)
         except duckdb.Error as error:
             raise self._error(str(error)) from error
-        if not table.schema()[KEEP].is_boolean():
-            raise self._error(f"its type is {table.schema()[KEEP]}, not boolean")
+        kind = table.schema()[self.column]
+        if not kind.is_boolean():
+            raise self._error(f"its type is {kind}, not boolean")
         return table

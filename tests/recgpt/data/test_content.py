@@ -54,6 +54,69 @@ def test_one_changed_value_changes_the_digest(tmp_path, changes):
     assert content(tmp_path, "first") != content(tmp_path, "changed", **changes)
 
 
+ITEMS = {
+    "id": [5, 6, 7],
+    "kind": ["a", "b", None],
+    "size": [1.0, None, 2.0],
+    "vector": [[1.0, 2.0], [3.0, 4.0], None],
+    "title": ["x", "y", "z"],
+}
+USERS = {"id": [1, 2], "plan": ["a", None], "age": [1.0, 2.0]}
+
+
+def side_content(tmp_path, name, **changes):
+    def table(kind, columns):
+        mine = {key: changes.get(key, values) for key, values in columns.items()}
+        return write_parquet(tmp_path / f"{name} {kind}.parquet", mine)
+
+    kinds = {"kind": "categorical", "size": "numeric", "plan": "categorical", "age": "numeric"}
+    features = {key: {"kind": kind} for key, kind in kinds.items()}
+    items = {"path": table("items", ITEMS), "id": "id", "title": "title", "embedding": "vector", "category": "kind"}
+    section = config(
+        write_parquet(tmp_path / f"{name}.parquet", COLUMNS),
+        order="o",
+        items=items | {"features": {key: features[key] for key in ("kind", "size")}},
+        users={"path": table("users", USERS), "id": "id", "features": {key: features[key] for key in ("plan", "age")}},
+    )
+    return prepare(section, tmp_path / name, progress=False).content
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": ["a", "b", "c"]},
+        {"size": [1.0, 0.0, 2.0]},
+        {"vector": [[1.0, 2.0], [3.0, 5.0], None]},
+        {"vector": [[1.0, 2.0], None, [3.0, 4.0]]},
+        {"plan": ["a", "b"]},
+        {"age": [1.0, None]},
+    ],
+    ids=str,
+)
+def test_a_changed_value_of_a_side_table_changes_the_digest(tmp_path, changes):
+    assert side_content(tmp_path, "first") != side_content(tmp_path, "changed", **changes)
+
+
+def test_a_changed_title_does_not(tmp_path):
+    assert side_content(tmp_path, "first") == side_content(tmp_path, "changed", title=["x", "y", "another"])
+
+
+def test_vectors_are_hashed_in_any_runs():
+    def digest(*parts):
+        found = ContentDigest()
+        for rows in parts:
+            found.update("t", pa.table({"v": pa.array(rows, pa.list_(pa.float32(), 2))}))
+        return found.hexdigest()
+
+    assert digest([[1, 2], [3, 4], [5, 6]]) == digest([[1, 2]], [[3, 4], [5, 6]])
+    assert digest([[1, 2], [3, 4]]) != digest([[1, 2], [4, 3]])
+    whole = pa.table({"v": pa.array([[1, 2], [3, 4], [5, 6]], pa.list_(pa.float32(), 2))})
+    cut, same = ContentDigest(), ContentDigest()
+    cut.update("t", whole.slice(1))
+    same.update("t", pa.table({"v": pa.array([[3, 4], [5, 6]], pa.list_(pa.float32(), 2))}))
+    assert cut.hexdigest() == same.hexdigest()
+
+
 def test_the_runs_of_rows_do_not_matter(tmp_path):
     def digest(*parts):
         found = ContentDigest()

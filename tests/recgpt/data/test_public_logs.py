@@ -1,4 +1,4 @@
-"""The public logs through the ready configs, against plain computations.
+"""The public logs through the ready configs and as impressions, against plain computations.
 
 Skipped where the logs are absent.
 """
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from recgpt.data.hashing import hash_id
 from recgpt.data.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -91,3 +92,107 @@ def test_kuairand_pure_against_sql(monkeypatch, tmp_path):
         f' ORDER BY "order") AS reached FROM {log}) WHERE coalesce(reached, 0) < {valid}'
     ).fetchnumpy()["video_id"]
     assert set(prepared.items.ids.filter(pa.array(prepared.items.valid_candidate)).to_pylist()) == set(seen.tolist())
+
+
+def kuairand_impressions(tmp_path):
+    """KuaiRand-Pure as impressions, validation on 30 April Beijing time; its log as a frame in user order."""
+    import pandas as pd
+
+    folder = DATA / "kuairand-pure"
+    if not (folder / "events.parquet").exists():
+        pytest.skip(f"kuairand-pure is not under {DATA} (set RECGPT_DATA)")
+    section = {
+        "events": str(folder / "events.parquet"),
+        "user": "user_id",
+        "item": "video_id",
+        "order": "order",
+        "time": "time_ms",
+        "time_unit": "ms",
+        "outcomes": {name: {"kind": "binary"} for name in ("is_click", "long_view", "is_like")},
+        "users": {
+            "path": str(folder / "user_features.parquet"),
+            "id": "user_id",
+            "features": {
+                "user_active_degree": {"kind": "categorical"},
+                "onehot_feat4": {"kind": "categorical"},
+                "register_days": {"kind": "numeric"},
+            },
+        },
+        "split": {
+            "kind": "where",
+            "valid": "part = 'train' and time_ms >= 1651248000000",
+            "test": "part = 'test'",
+        },
+        "impressions": {"where": "part != 'history'"},
+    }
+    prepared = prepare({"data": section}, tmp_path / "kuairand", progress=False)
+    frame = pd.read_parquet(folder / "events.parquet").sort_values(["user_id", "order"], kind="stable")
+    return prepared, frame.reset_index(drop=True)
+
+
+def test_kuairand_impressions_against_pandas(tmp_path):
+    import pandas as pd
+
+    prepared, log = kuairand_impressions(tmp_path)
+    told = prepared.summary["impressions"]
+    assert (told["test"], told["train"] + told["valid"], told["outside"]) == (133_545, 94_784, 0)
+    assert told["rows"] == 228_329
+    assert log[log.part != "history"].drop(columns="order").duplicated().sum() == 5_875
+    assert told["history_cut"] >= 5_875
+    train = (log.part == "train") & (log.time_ms < 1_651_248_000_000)
+    for name, rate in told["rates"].items():
+        assert rate == pytest.approx(log[name][train].mean(), rel=1e-5)
+
+    # a history ends where the run of rows of the impression's own time begins; frozen: where the test part begins
+    shown = log.part != "history"
+    position = log.groupby("user_id").cumcount()
+    run = (position == 0) | ~shown | (log.time_ms != log.time_ms.shift()).fillna(True)
+    online = position.where(run).groupby(log.user_id).ffill().astype("int64")
+    first_test = position.where(log.part == "test").groupby(log.user_id).transform("min")
+    frozen = np.where(log.part == "test", np.minimum(online, first_test), -1)
+    expected = pd.DataFrame({"online": online, "frozen": frozen, "part": log.part})[shown]
+    expected.index = pd.MultiIndex.from_arrays([log.user_id[shown], position[shown]])
+
+    found = prepared.impressions(0, prepared.n_events)
+    user = np.searchsorted(prepared.users.offset, found.place, side="right") - 1
+    ids = np.array(prepared.user_ids(range(prepared.n_users)))[user]
+    mine = pd.DataFrame({"online": found.online, "frozen": found.frozen, "part": found.part})
+    mine.index = pd.MultiIndex.from_arrays([ids, found.place - prepared.users.offset[user]])
+    mine = mine.loc[expected.index]
+    assert np.array_equal(mine.online, expected.online)
+    test = (expected.part == "test").to_numpy()
+    assert np.array_equal(mine.part == 2, test)
+    assert np.array_equal(mine.frozen[test], expected.frozen[test])
+    assert (mine.frozen[test] < mine.online[test]).mean() > 0.5
+    assert np.array_equal(mine.part == 1, (expected.part == "train") & ~train[shown].to_numpy())
+
+
+def test_kuairand_validation_part_and_the_date_column(tmp_path):
+    """The log's own `date` runs up to minutes ahead of its clock, so the two cuts at midnight differ by some rows."""
+    import pandas as pd
+
+    prepared, log = kuairand_impressions(tmp_path)
+    key = ["user_id", "video_id", "time_ms"]
+    dated = pd.read_parquet(DATA / "kuairand-pure" / "train.parquet")[[*key, "date"]].drop_duplicates(key)
+    train = log[log.part == "train"].merge(dated, on=key, how="left")  # a few copies carry two dates: the first counts
+    by_date, by_time = train.date == 20_220_430, train.time_ms >= 1_651_248_000_000
+    assert (by_date.sum(), by_time.sum()) == (21_196, 21_040)
+    assert prepared.summary["impressions"]["valid"] == 21_040
+    assert (by_time & ~by_date).sum() == 0
+    assert (by_date & ~by_time).sum() == 156
+
+
+def test_kuairand_profiles_against_pandas(tmp_path):
+    import pandas as pd
+
+    prepared, log = kuairand_impressions(tmp_path)
+    table = pd.read_parquet(DATA / "kuairand-pure" / "user_features.parquet").set_index("user_id")
+    rows = np.arange(prepared.n_users)
+    mine = table.loc[prepared.user_ids(rows)]
+    assert set(mine.index) == set(log.user_id)
+    profile = prepared.profile(rows)
+    assert np.array_equal(profile["register_days"], mine.register_days.to_numpy(np.float32))
+    assert profile["user_active_degree"].tolist() == [hash_id(text) for text in mine.user_active_degree]
+    codes = [0 if pd.isna(code) else hash_id(int(code)) for code in mine.onehot_feat4]
+    assert profile["onehot_feat4"].tolist() == codes
+    assert codes.count(0) > 0

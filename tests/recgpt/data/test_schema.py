@@ -27,6 +27,10 @@ def load(**changes):
         ({"target": {"outcome": "like"}}, "'like' is not declared; outcomes has none"),
         ({"context": {"u": {"kind": "categorical"}}}, "'u' is the user id"),
         ({"item": "u"}, "'u' is the user column too"),
+        ({"impressions": {}}, "impressions: needs data.outcomes; declare the columns that tell what followed"),
+        ({"impressions": {"history": "offline"}}, "impressions.history: .*'online' or 'frozen'.*'offline'"),
+        ({"split": {"kind": "where", "valid": "a = 1"}}, "split.where.test: missing"),
+        ({"users": {"path": "users.csv"}}, "users.id: missing"),
         ({"format": {"header": False}}, "columns: missing"),
         ({"format": {"delimiter": "::"}}, "not one character"),
         ({"memory_limit": "2"}, "a size with its unit"),
@@ -52,6 +56,12 @@ def test_outcome_as_context_is_refused():
         load(context=both, outcomes={"x": {"kind": "regression"}})
 
 
+def test_outcome_may_be_called_as_a_feature_of_another_table():
+    table = {"path": "x.csv", "id": "x", "features": {"click": {"kind": "numeric"}}}
+    config = load(outcomes={"click": {"kind": "binary"}}, items=table, users=table, impressions={})
+    assert config.impressions.history == "online"
+
+
 def test_moments():
     # 2022-04-28 is day 19110 of the epoch
     assert time_point("2022-04-28", "ms") == 19_110 * 86_400 * 10**6
@@ -63,3 +73,15 @@ def test_moments():
 def test_digest_ignores_where_the_result_lies():
     assert load().digest() == load(prepared="there", memory_limit="4GB").digest()
     assert load().digest() != load(duplicates="drop").digest()
+
+
+def test_digest_ignores_which_history_is_read():
+    outcomes = {"y": {"kind": "binary"}}
+    plain = load(outcomes=outcomes)
+    online, frozen, some = (
+        load(outcomes=outcomes, impressions=section)
+        for section in ({"history": "online"}, {"history": "frozen"}, {"where": "y is not null"})
+    )
+    assert online.digest() == frozen.digest()
+    assert len({plain.digest(), online.digest(), some.digest()}) == 3
+    assert frozen.impressions.history == "frozen"

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from recgpt.data.events import NO_TIME
-from recgpt.data.split import by_column, by_time, first, leave_one_out
+from recgpt.data.schema import DataConfig
+from recgpt.data.split import by_column, by_time, event_parts, first, leave_one_out
 
 
 def lay(users):
@@ -37,6 +38,42 @@ def test_column_by_hand():
     assert split.valid_target.tolist() == [2, -1, -1]
     assert split.test_target.tolist() == [5, -1, 0]
     assert split.test_history.tolist() == [5, -1, 0]
+
+
+def parts_of(split, starts, counts, found, part=None):
+    config = DataConfig(events="log.csv", user="u", item="i", time="t", split=split)
+    parts = event_parts(config, starts, counts, found, part)
+    assert parts.part.dtype == np.int8
+    return parts.part.tolist(), parts.begin.tolist()
+
+
+def test_parts_of_leave_one_out_by_hand():
+    # targets at 0, 2, 3: validation from 2, test from 3 on; the second user is not split
+    starts, counts, target = lay([[1, 0, 1, 1, 0], [1, 1]])
+    found = leave_one_out(starts, counts, target == 1)
+    part, begin = parts_of({"kind": "leave_one_out"}, starts, counts, found)
+    assert part == [0, 0, 1, 2, 2, 0, 0]
+    assert begin == [[0, 0], [2, 2], [3, 2]]
+
+
+def test_parts_of_a_time_split_by_hand():
+    # parts are cut by the clock, with or without a target in them
+    starts, counts, time = lay([[5, 12, 11, NO_TIME, 25], [30], [1]])
+    target = np.array([1, 0, 0, 0, 1, 0, 1], bool)
+    found = by_time(starts, counts, target, time, 12, 20)
+    split = {"kind": "time", "valid": "1970-01-02", "test": "1970-01-03"}
+    part, begin = parts_of(split, starts, counts, found)
+    assert part == [0, 1, 1, 1, 2, 2, 0]
+    assert begin == [[0, 0, 0], [1, 0, 1], [4, 0, 1]]
+
+
+def test_parts_that_rows_name_by_hand():
+    starts, counts, part = lay([[0, 0, 1, 0, 2, 1], [0, 0], [2, 0]])
+    found = by_column(starts, counts, np.ones(10, bool), part)
+    split = {"kind": "where", "valid": "a", "test": "b"}
+    named, begin = parts_of(split, starts, counts, found, part)
+    assert named == [0, 0, 1, -1, 2, 1, 0, 0, 2, -1]
+    assert begin == [[0, 0, 0], [2, 2, 2], [4, 2, 0]]
 
 
 def slow_time_split(times, targets, valid, test):

@@ -1,0 +1,248 @@
+"""Batches of impressions: each once, read from exactly its own history; the order as a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from recgpt.data.batch import gap_between, gap_buckets, hours
+from recgpt.data.events import NO_TIME
+from recgpt.data.hashing import hash_id
+from recgpt.data.impression_batches import MOST_IN_GROUP, PARTS, ImpressionBatch, ImpressionBatches, read_impressions
+from recgpt.data.prepared import Prepared
+from recgpt.data.sampler import padded_widths
+from recgpt.data.window import WindowConfig
+from tests.finetune.logs import Columns, prepared_log, random_log
+
+WINDOW = WindowConfig(length=16, stride=8, chunk=4)
+TRACKS = ("online", "frozen")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepared_log(tmp_path_factory.mktemp("log"), random_log())
+
+
+class Row(NamedTuple):
+    """One impression as it stands in a batch."""
+
+    row: int
+    item: int
+    history: tuple[int, ...]
+    batch: ImpressionBatch
+    sequence: int
+    at: int
+
+
+def rows_of(batches: Iterator[ImpressionBatch]) -> Iterator[Row]:
+    for batch in batches:
+        events = batch.events
+        positions = events.item.shape[1] + 1
+        assert len(batch.row) == len(events.position) == len(events.target) == len(batch.hour) == len(batch.gap)
+        for at, (position, target) in enumerate(zip(events.position.tolist(), events.target.tolist(), strict=True)):
+            sequence, seen = divmod(position, positions)
+            assert seen <= int(events.length[sequence])
+            history = tuple(events.items[events.item[sequence, :seen]].tolist())
+            yield Row(int(batch.row[at]), int(events.items[target]), history, batch, sequence, at)
+
+
+def same(found: Any, expected: Any) -> None:
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+
+
+@pytest.mark.parametrize("track", TRACKS)
+@pytest.mark.parametrize("parts", [("train",), ("valid",), ("test",), ("train", "valid")])
+def test_every_impression_once_from_what_its_state_reads(
+    prepared: Prepared, parts: tuple[str, ...], track: Any
+) -> None:
+    """Against a loop over the users' impressions and their events."""
+    data = ImpressionBatches(prepared, WINDOW, 100, parts, track, seed=4)
+    users, found = prepared.users, {row.row: row for row in rows_of(data.epoch(3))}
+    number = 0
+    for user, (offset, count) in enumerate(zip(users.offset.tolist(), users.n_events.tolist(), strict=True)):
+        log = prepared.events(offset, offset + count)
+        known = prepared.profile([user])
+        shown = prepared.impressions(offset, offset + count)
+        for place, part, h in zip(shown.place, shown.part, getattr(shown, track), strict=True):
+            if part not in [PARTS[name] for name in parts]:
+                continue
+            t, start = int(place) - offset, WINDOW.start(int(h))
+            row = found.pop(number)
+            read, batch, at, length = log[start : int(h)], row.batch, row.at, int(h) - start
+            assert (data.user[number], data.history[number]) == (user, h)
+            assert (row.item, row.history) == (int(log.item[t]), tuple(read.item.tolist()))
+            inputs = batch.events
+            same(inputs.gap[row.sequence, :length], gap_buckets(read.time))
+            for columns, expected in ((inputs.outcomes, read.outcomes), (inputs.context, read.context)):
+                assert columns.keys() == expected.keys()
+                for name, column in expected.items():
+                    same(columns[name][row.sequence, :length], column)
+            for name, values in known.items():
+                same(inputs.profile[name][row.sequence], values[0])
+            for columns, expected in ((batch.labels, log.outcomes), (batch.context, log.context)):
+                assert columns.keys() == expected.keys()
+                for name, column in expected.items():
+                    same(columns[name][at], column[t])
+            same(batch.hour[at], hours(log.time[t : t + 1])[0])
+            before = log.time[h - 1 : h] if h else np.array([NO_TIME])
+            same(batch.gap[at], gap_between(before, log.time[t : t + 1])[0])
+            number += 1
+    assert number == len(data) > 20
+    assert found == {}
+
+
+def test_the_random_log_has_what_the_tests_are_about(prepared: Prepared) -> None:
+    online = ImpressionBatches(prepared, WINDOW, 100, ("train", "valid", "test"), "online")
+    frozen = ImpressionBatches(prepared, WINDOW, 100, ("train", "valid", "test"), "frozen")
+    assert (online.history == 0).any()
+    assert (online.start > 0).any()
+    assert (online.history > frozen.history).sum() > 20
+    assert not (online.history < frozen.history).any()
+    assert len(np.unique(online.user)) < len(prepared.users)  # users without an impression
+    assert len(online._begin) < len(online) / 3  # one pass serves many
+
+
+# -- by hand -----------------------------------------------------------------------------------------------------------
+
+
+def by_hand(folder: Path, **changes: Any) -> Prepared:
+    """One user. Positions 2 and 3 are copies; the clock of position 5 is unknown; 6 to 9 are the test part."""
+    log: Columns = {
+        "user": ["a"] * 10,
+        "item": [1, 2, 3, 3, 4, 5, 6, 7, 8, 9],
+        "order": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
+        "time": [0, 60, 120, 120, 7_200, None, 7_300, 7_300, 86_400, 90_000],
+        "click": [0, 1, 1, 1, None, 0, 1, 0, 1, 0],
+        "like": [None, 0, 1, 1, 0, 0, 0, 1, 0, None],
+        "device": ["phone", None] * 5,
+        "volume": [0.5] * 10,
+        "shown": [True] * 10,
+        "part": [0, 0, 0, 0, 0, 0, 2, 2, 2, 2],
+    }
+    return prepared_log(folder, log, profiles=False, **changes)
+
+
+def positions(data: ImpressionBatches) -> dict[int, tuple[int, int]]:
+    """Item -> start of its window and position in it."""
+    ids = {hash_id(item): item for item in range(10)}
+    read = {row.row: len(row.history) for row in rows_of(data.epoch(None))}
+    items = {row.row: ids[row.item] for row in rows_of(data.epoch(None))}
+    return {items[n]: (int(data.start[n]), read[n]) for n in range(len(data))}
+
+
+def test_windows_and_positions_by_hand(tmp_path: Path) -> None:
+    prepared = by_hand(tmp_path)
+    window = WindowConfig(length=4, stride=2, chunk=2)  # starts: n <= 4: 0; 5, 6: 2; 7, 8: 4; 9: 6
+    train = ImpressionBatches(prepared, window, 100, ("train",), "online")
+    # both copies of item 3 read two events; the unknown clock (item 5) reads all five before it
+    same(train.history, [0, 1, 2, 2, 4, 5])
+    assert positions(train) == {1: (0, 0), 2: (0, 1), 3: (0, 2), 4: (0, 4), 5: (2, 3)}
+    online = ImpressionBatches(prepared, window, 100, ("test",), "online")
+    same(online.history, [6, 6, 8, 9])  # item 7 came with item 6
+    assert positions(online) == {6: (2, 4), 7: (2, 4), 8: (4, 4), 9: (6, 3)}
+    frozen = ImpressionBatches(prepared, window, 100, ("test",), "frozen")
+    same(frozen.history, [6, 6, 6, 6])
+    assert positions(frozen) == {6: (2, 4), 7: (2, 4), 8: (2, 4), 9: (2, 4)}
+
+
+def test_labels_hours_and_gaps_by_hand(tmp_path: Path) -> None:
+    prepared = by_hand(tmp_path)
+    data = ImpressionBatches(prepared, WINDOW, 100, ("train",), "online")
+    [batch] = data.epoch(None)
+    assert batch.row.tolist() == [0, 1, 2, 3, 4, 5]
+    same(batch.labels["click"], np.array([0, 1, 1, 1, np.nan, 0], np.float32))
+    same(batch.labels["like"], np.array([np.nan, 0, 1, 1, 0, 0], np.float32))
+    phone = hash_id("phone")
+    assert batch.context["device"].tolist() == [phone, 0, phone, 0, phone, 0]
+    assert batch.hour.tolist() == [1, 1, 1, 1, 3, 0]  # two hours = the third of the day; unknown = 0
+    # 1 + floor(log2(1 + seconds)): 60 -> 6, 60 -> 6 (both copies look back to position 1), 7,080 -> 13
+    assert batch.gap.tolist() == [0, 6, 6, 6, 13, 0]
+
+
+# -- groups and order --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """A user with 150 test impressions (one frozen state) and one with 3, both without other events' parts."""
+    log = random_log([4, 160, 3])
+    log["shown"] = [True] * len(log["user"])
+    many = log["user"].index("user 1")
+    log["part"] = [0 if row < many + 10 else 2 for row in range(len(log["user"]))]
+    return prepared_log(tmp_path_factory.mktemp("log"), log)
+
+
+def test_groups_hold_at_most_so_many(crowded: Prepared) -> None:
+    data = ImpressionBatches(crowded, WINDOW, 10**6, ("test",), "frozen")
+    groups = [data.batch(np.array([group])) for group in range(len(data._begin))]
+    sizes = {}
+    for batch in groups:
+        assert len(set(data.user[batch.row].tolist())) == 1
+        sizes.setdefault(int(data.user[batch.row[0]]), []).append(len(batch.row))
+    # 160 - 10 in one state, and three with another; 150 = 64 + 64 + 22
+    assert sorted(sizes.values()) == [[3], [MOST_IN_GROUP, MOST_IN_GROUP, 150 - 2 * MOST_IN_GROUP]]
+    assert sorted(torch.cat([batch.row for batch in groups]).tolist()) == list(range(153))
+
+
+def test_batches_hold_at_most_their_tokens_in_widths_of_their_own(prepared: Prepared) -> None:
+    data = ImpressionBatches(prepared, WINDOW, 48, ("train", "valid", "test"))
+    widths = set()
+    for groups in data.order(0):
+        batch = data.batch(groups).events
+        assert batch.item.numel() <= 48
+        assert batch.item.shape[1] == padded_widths(batch.length.numpy(), WINDOW.length).max()
+        assert (padded_widths(batch.length.numpy(), WINDOW.length) == batch.item.shape[1]).all()
+        widths.add(batch.item.shape[1])
+    assert len(widths) > 2
+    # One window may exceed it.
+    assert all(len(groups) == 1 for groups in ImpressionBatches(prepared, WINDOW, 1, ("train",)).order(0))
+
+
+def order(prepared: Prepared, seed: int, epoch: int | None) -> list[list[int]]:
+    return [groups.tolist() for groups in ImpressionBatches(prepared, WINDOW, 48, ("train",), seed=seed).order(epoch)]
+
+
+def test_order_is_a_function_of_seed_and_epoch(prepared: Prepared) -> None:
+    assert order(prepared, 0, 1) == order(prepared, 0, 1)
+    assert order(prepared, 0, 1) != order(prepared, 0, 2)
+    assert order(prepared, 0, 1) != order(prepared, 1, 1)
+    assert sorted(sum(order(prepared, 0, 1), [])) == sorted(sum(order(prepared, 5, 2), []))
+    assert len(order(prepared, 0, 1)) == len(order(prepared, 5, 2))
+    assert order(prepared, 0, None) == order(prepared, 1, None)
+    # Asked in any order, and whatever was drawn elsewhere.
+    data = ImpressionBatches(prepared, WINDOW, 48, ("train",))
+    np.random.seed(7)  # noqa: NPY002 (the global state must not matter)
+    asked = [[groups.tolist() for groups in data.order(epoch)] for epoch in (2, None, 1, None, 2)]
+    assert asked == [order(prepared, 0, epoch) for epoch in (2, None, 1, None, 2)]
+
+
+def test_skipping_continues_the_epoch(prepared: Prepared) -> None:
+    data = ImpressionBatches(prepared, WINDOW, 48, ("train",), seed=2)
+    whole, rest = list(data.epoch(2)), list(data.epoch(2, skip=3))
+    assert len(rest) == len(whole) - 3 > 2
+    for a, b in zip(whole[3:], rest, strict=True):
+        assert a.row.equal(b.row)
+        assert a.events.item.equal(b.events.item)
+        assert a.events.position.equal(b.events.position)
+    assert list(data.epoch(2, skip=len(whole))) == []
+
+
+def test_blocks_of_the_log_do_not_matter(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = read_impressions(prepared, [0, 2])
+    monkeypatch.setattr("recgpt.data.impression_batches.BLOCK", 7)
+    parts = read_impressions(prepared, [0, 2])
+    for name in ("place", "part", "online", "frozen"):
+        same(getattr(parts, name), getattr(whole, name))
+    assert set(parts.part.tolist()) == {0, 2}
+
+
+def test_without_impressions_there_is_no_batch(prepared: Prepared, tmp_path: Path) -> None:
+    none = ImpressionBatches(prepared, WINDOW, 48, ())
+    assert (len(none), none.order(0), list(none.epoch(None))) == (0, [], [])
+    log = prepared_log(tmp_path, random_log([3, 4]), impressions=None)
+    assert len(ImpressionBatches(log, WINDOW, 48, ("train",))) == 0
