@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,9 @@ class PretrainTask:
         prepared: the log.
         events: the event model to train.
     """
+
+    selection = "ndcg@10"
+    lr_factors: Mapping[str, float] = {}
 
     def __init__(self, config: PretrainConfig, prepared: Prepared, events: EventModel) -> None:
         self.prepared, self.loss = prepared, config.loss

@@ -67,6 +67,7 @@ class Progress:
         validation: the metrics of that validation.
         best_step: the step of the best validation so far, None before the first.
         best_value: its selection metric.
+        stale: validations since then.
         interval: what is summed for the next logged line.
     """
 
@@ -79,6 +80,7 @@ class Progress:
     validation: dict[str, float] = field(default_factory=dict)
     best_step: int | None = None
     best_value: float | None = None
+    stale: int = 0
     interval: Interval = field(default_factory=Interval)
 
 

@@ -53,8 +53,6 @@ from recgpt.train.run import (
 from recgpt.train.signals import StopRequest
 from recgpt.train.task import StepResult, Task
 
-SELECTION = "ndcg@10"
-
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -112,7 +110,7 @@ def train(task: Task, optim: OptimConfig, run: RunConfig, resolved_config: Secti
             return _result(run_dir, finished, finished_before=True)
         if status == "new":
             start_run(run_dir, resolved_config)
-        state = TrainState(task.model, build_optimizer(task.model, optim), Progress())
+        state = TrainState(task.model, build_optimizer(task.model, optim, task.lr_factors), Progress())
         _restore(run_dir, state, run.seed)
         settings = resolved_config.model_dump(mode="json")
         with (
@@ -154,15 +152,15 @@ class _Loop:
         self.log, self.stop, self.config_yaml = log, stop, config_yaml
         self.run_dir = Path(str(run.dir))
         self._saved_step = state.progress.step
-        self._steps_in_epoch = 1
-        self._last_norm = 0.0
+        self._steps_in_epoch = max(1, task.steps_in_epoch(state.progress.epoch))
+        self._last_norm = self._lr = 0.0
 
     def run_to_end(self) -> TrainResult:
         """Steps, then the last checkpoint, validation and export."""
         progress = self.progress
         self.task.model.train()
         # A run stopped by a signal saves before the validation that was due at that step.
-        if progress.step and self._due(self.run.evaluate_every) and not self._validated():
+        if progress.step and self._due(self._evaluate_every()) and not self._validated():
             self._evaluate()
         while not self._ended():
             self._run_epoch()
@@ -207,8 +205,8 @@ class _Loop:
     def _update(self, batch: Any) -> None:
         """One forward and backward pass and one change of the weights."""
         progress, optimizer = self.progress, self.state.optimizer
-        fraction = lr_fraction(self.optim, progress.step, self._done_fraction())
-        set_lr(optimizer, self.optim.lr * fraction)
+        self._lr = self.optim.lr * lr_fraction(self.optim, progress.step, self._done_fraction())
+        set_lr(optimizer, self._lr)
         optimizer.zero_grad(set_to_none=True)
         result = self.task.step(batch)
         result.loss.backward()
@@ -237,7 +235,7 @@ class _Loop:
         if self._due(self.run.log_every):
             self._log_interval()
         self._stop_if_asked()
-        if self._due(self.run.evaluate_every):
+        if self._due(self._evaluate_every()):
             self._evaluate()
         if self._due(self.run.checkpoint_every):
             self._save()
@@ -250,7 +248,7 @@ class _Loop:
             progress.step,
             epoch=progress.epoch,
             loss=interval.loss / weight,
-            lr=self.state.optimizer.param_groups[0]["lr"],
+            lr=self._lr,
             grad_norm=self._last_norm,
             targets=progress.targets,
             targets_per_second=interval.targets / max(interval.seconds, 1e-9),
@@ -275,14 +273,17 @@ class _Loop:
             self._keep_if_best(metrics)
 
     def _keep_if_best(self, metrics: dict[str, float]) -> None:
-        if SELECTION not in metrics:
+        name = self.task.selection.removeprefix("-")
+        if name not in metrics:
             raise ConfigError(
-                f"run.select=best: the validation gives no {SELECTION} (it gives"
+                f"run.select=best: the validation gives no {name} (it gives"
                 f" {', '.join(metrics) or 'nothing'}); use run.select=last"
             )
-        progress, value = self.progress, metrics[SELECTION]
-        if progress.best_value is None or value > progress.best_value:
-            progress.best_step, progress.best_value = progress.step, value
+        progress, value = self.progress, metrics[name]
+        sign = -1 if self.task.selection.startswith("-") else 1
+        progress.stale += 1
+        if progress.best_value is None or sign * value > sign * progress.best_value:
+            progress.best_step, progress.best_value, progress.stale = progress.step, value, 0
             weights = self.task.model.state_dict()
             self.state.best = {name: t.detach().cpu().clone() for name, t in weights.items()}
 
@@ -309,9 +310,14 @@ class _Loop:
             seconds=progress.seconds,
             targets=progress.targets,
             exported_step=exported_step,
+            exported_at=self._exported_at(exported_step),
             validation=progress.validation,
         )
         self.log.sync()
+
+    def _exported_at(self, step: int) -> float:
+        """The part of the whole run that was done at a step: `run.stop_at` of a run that repeats it."""
+        return min(1.0, self._done_fraction() * step / max(1, self.progress.step))
 
     def _stop_if_asked(self) -> None:
         if self.stop.exit_code:
@@ -339,6 +345,11 @@ class _Loop:
     def _due(self, every: int) -> bool:
         return every > 0 and self.progress.step % every == 0
 
+    def _evaluate_every(self) -> int:
+        """Steps between two validations."""
+        every = self.run.evaluate_every
+        return max(1, round(every * self._steps_in_epoch)) if 0 < every < 1 else int(every)
+
     def _done_fraction(self) -> float:
         """The part of the run that is done: that of the limit that is nearest."""
         run, progress = self.run, self.progress
@@ -358,6 +369,8 @@ class _Loop:
             (run.epochs is not None and progress.epoch >= run.epochs)
             or (run.steps is not None and progress.step >= run.steps)
             or (run.minutes is not None and progress.seconds >= 60 * run.minutes)
+            or (run.stop_at is not None and self._done_fraction() >= run.stop_at - 1e-9)  # a product, so rounded
+            or (run.patience is not None and progress.stale >= run.patience)
         )
 
 

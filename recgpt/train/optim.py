@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from recgpt.config import Section
 from recgpt.errors import ConfigError
@@ -95,12 +96,17 @@ def table_parameters(model: nn.Module) -> set[int]:
     return found
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW with two groups: what decays and what does not.
+def build_optimizer(model: nn.Module, config: OptimConfig, factors: Mapping[str, float] | None = None) -> AdamW:
+    """AdamW with two groups for each factor of the rate: what decays and what does not.
 
     Parameters of fewer than two dimensions (norms, biases, temperatures) and embedding tables do
     not decay: a table's rows are touched with very different frequency, and decay would pull the
     rare ones to zero between their updates. Fused: 2.6 times as fast as `foreach` on 2 CPU cores.
+
+    Args:
+        model: what is trained.
+        config: rate and decay.
+        factors: prefix of parameter names -> factor of the rate; 1 for all others.
 
     Raises:
         ConfigError: no parameter is trainable.
@@ -109,17 +115,16 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     if not parameters:
         raise ConfigError("model: no trainable parameter is left; free at least one")
     spared = set() if config.decay_embeddings else table_parameters(model)
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in parameters.values():
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
         spare = parameter.ndim < 2 or id(parameter) in spared
-        (plain if spare else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        factor = next((f for prefix, f in (factors or {}).items() if name.startswith(prefix)), 1.0)
+        groups.setdefault((factor, spare), []).append(parameter)
+    return AdamW(
+        [
+            {"params": groups[key], "weight_decay": 0.0 if key[1] else config.weight_decay, "lr_factor": key[0]}
+            for key in sorted(groups)
+        ],
         lr=config.lr,
         betas=config.betas,
         eps=config.eps,
@@ -128,9 +133,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group the same rate."""
+    """Give every group its rate: `lr` times its factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_factor", 1.0)
 
 
 def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:

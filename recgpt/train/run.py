@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -62,11 +62,19 @@ class RunConfig(Section):
     keep: int = Field(2, ge=1)
     """How many checkpoints stay on the disk."""
 
-    evaluate_every: int = Field(0, ge=0)
-    """Steps between two validations; 0 = only at the end."""
+    stop_at: float | None = Field(None, gt=0, le=1)
+    """End when this part of the run is done, the rate where it then is: repeats a run that `patience` ended."""
+
+    evaluate_every: int | Annotated[float, Field(ge=0)] = 0
+    """Steps between two validations; below 1 the part of an epoch between them (0.25: four in each); 0 = only at the
+    end."""
 
     select: Literal["last", "best"] = "last"
-    """Which weights are exported: the last ones or those of the best validation NDCG@10."""
+    """Which weights are exported: the last ones or those of the best validation (pretraining: NDCG@10, finetuning: log
+    loss)."""
+
+    patience: int | None = Field(None, ge=1)
+    """End after so many validations in a row without a better one."""
 
     threads: int | None = Field(None, ge=1)
     """CPU threads of torch; null = torch's own choice."""
@@ -83,6 +91,12 @@ class RunConfig(Section):
             raise ValueError("no end is set; set epochs, steps or minutes (the first reached counts)")
         if self.select == "best" and not self.evaluate_every:
             raise ValueError("select: best needs evaluate_every; set it to a number of steps")
+        if self.evaluate_every < 0 or (self.evaluate_every > 1 and self.evaluate_every % 1):
+            raise ValueError(
+                f"evaluate_every: {self.evaluate_every} is no whole number of steps and no part of an epoch"
+            )
+        if self.patience is not None and self.select != "best":
+            raise ValueError("patience: needs select: best, whose validations it counts")
         return self
 
 

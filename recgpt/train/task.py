@@ -38,6 +38,16 @@ class Task(Protocol):
         """What is trained; a plain attribute will do."""
         ...
 
+    @property
+    def selection(self) -> str:
+        """The validation metric that chooses weights; with a minus in front, less is better."""
+        ...
+
+    @property
+    def lr_factors(self) -> Mapping[str, float]:
+        """Prefix of parameter names -> factor of the learning rate; 1 for all others."""
+        ...
+
     def batches(self, epoch: int, skip: int) -> Iterator[Any]:
         """The batches of `epoch` (0-based) without the first `skip`, which are passed over cheaply.
 

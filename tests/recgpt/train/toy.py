@@ -45,6 +45,9 @@ class ToyModel(nn.Module):
 class ToyTask:
     """7 batches of 12 an epoch; `hook(step)` runs in front of each forward pass."""
 
+    selection = "ndcg@10"
+    lr_factors: dict[str, float] = {}
+
     def __init__(self, seed: int = 0, n_batches: int = 7) -> None:
         torch.manual_seed(seed)
         self.model = ToyModel()

@@ -1,0 +1,84 @@
+"""What the training stages share: completing a config, binding it to its log, what a stage returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from recgpt.config import Section, load_config
+from recgpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from recgpt.data.prepared import Prepared
+    from recgpt.train.loop import TrainResult
+
+LIMITS = ("epochs", "steps", "minutes")
+
+StageConfig = TypeVar("StageConfig", bound=Section)
+
+
+def with_some_end(values: Any, epochs: int) -> Any:
+    """A stage's raw config with a limit in epochs where it names no limit."""
+    run = values.get("run") or {} if isinstance(values, Mapping) else None
+    if isinstance(run, Mapping) and all(run.get(limit) is None for limit in LIMITS):
+        return {**values, "run": {**run, "epochs": epochs}}
+    return values
+
+
+def resolve(
+    kind: type[StageConfig],
+    config: str | Path | Mapping[str, Any],
+    overrides: Sequence[str],
+    stage: str,
+    from_run: str | Path | None,
+) -> StageConfig:
+    """The whole config with `run.dir` (by default runs/NAME of the file) and `run.start_from` filled in."""
+    resolved: Any = load_config(kind, config, overrides)
+    changes: dict[str, Any] = {}
+    if resolved.run.dir is None:
+        changes["dir"] = f"runs/{stage if isinstance(config, Mapping) else Path(config).stem}"
+    if from_run is not None:
+        changes["start_from"] = str(from_run)
+    return resolved.model_copy(update={"run": resolved.run.model_copy(update=changes)})
+
+
+def bind(config: StageConfig, prepared: Prepared) -> StageConfig:
+    """The config with the place and the content of the prepared log: what a run resumes on and is evaluated on."""
+    whole: Any = config
+    data = whole.data.model_copy(update={"prepared": str(prepared.folder.absolute())})
+    run = whole.run.model_copy(update={"log": prepared.content})
+    return whole.model_copy(update={"data": data, "run": run})
+
+
+def load_weights(model: nn.Module, start: nn.Module, start_from: str) -> None:
+    """Copy the weights of an earlier run's model.
+
+    Raises:
+        ConfigError: the two models have other shapes, or read other columns.
+    """
+    old, new = start.state_dict(), model.state_dict()
+    differing = sorted(set(old) ^ set(new)) or [name for name in new if old[name].shape != new[name].shape]
+    if differing:
+        name = differing[0]
+        there, here = (str(list(m[name].shape)) if name in m else "absent" for m in (old, new))
+        raise ConfigError(
+            f"run.start_from: {start_from}: {name} differs between the two models ({there} there, {here} here); use "
+            f"the same model section and data columns"
+        )
+    model.load_state_dict(old)
+
+
+def report(result: TrainResult) -> dict[str, Any]:
+    """What a stage returns: `{"run", "steps", "exported_step", "seconds", "targets", "finished_before", "valid"}`."""
+    return {
+        "run": str(result.run_dir),
+        "steps": result.step,
+        "exported_step": result.exported_step,
+        "seconds": result.seconds,
+        "targets": result.targets,
+        "finished_before": result.finished_before,
+        "valid": result.validation,
+    }
