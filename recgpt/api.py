@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from recgpt.data.events import Events
 from recgpt.data.hashing import hash_ids
 from recgpt.data.items import ItemTable
 from recgpt.data.schema import DataSchema
-from recgpt.data.table import read_events, read_features
+from recgpt.data.table import read_events, read_features, read_profile
 from recgpt.errors import ConfigError
 from recgpt.files import atomic_write_bytes, write_json
 from recgpt.model import EventModel, ModelConfig
@@ -82,19 +82,19 @@ class RecGPT:
         return self._digest()
 
     def _digest(self) -> str:
-        digest = hashlib.sha256(self.config.model_dump_json().encode())
-        digest.update(self.schema.model_dump_json().encode())
+        # Without defaults, so that a setting of a later version leaves the models of earlier ones what they are.
+        digest = hashlib.sha256(self.config.model_dump_json(exclude_defaults=True).encode())
+        digest.update(self.schema.model_dump_json(exclude_defaults=True).encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        digest.update(np.sort(self.items.hash[self.items.n_train_events > 0]).tobytes())
+        digest.update(self.items.trained.tobytes())
         return digest.hexdigest()[:16]
 
     @cached_property
     def builder(self) -> StateBuilder:
         """The chunk path."""
-        trained = np.sort(self.items.hash[self.items.n_train_events > 0])
-        return StateBuilder(self.model, self.items, trained, self.fingerprint)
+        return StateBuilder(self.model, self.items, self.items.trained, self.fingerprint)
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class RecGPT:
 
     # -- users ---------------------------------------------------------------------------------------------------------
 
-    def encode(self, events: Any, n_before: int = 0) -> UserState:
+    def encode(self, events: Any, n_before: int = 0, profile: Mapping[str, Any] | None = None) -> UserState:
         """The state of one user.
 
         Args:
@@ -168,12 +168,18 @@ class RecGPT:
                 `datasets.Dataset`; columns as in the log. No events give the empty state.
             n_before: events of the user that came before these and are left out, 0 or more. Their items are not
                 known, so the state counts as `seen_cut` and `recommend` may return them.
+            profile: what is known of the user, by the columns of the users table; the rest is unknown.
         """
-        return self.builder.build(self.events(events), n_before)
+        return self.builder.build(self.events(events, profile), n_before)
 
-    def encode_many(self, histories: Sequence[Any]) -> list[UserState]:
+    def encode_many(
+        self, histories: Sequence[Any], profiles: Sequence[Mapping[str, Any] | None] | None = None
+    ) -> list[UserState]:
         """The states of several users, in order, in padded passes: within 1e-5 of `encode`."""
-        read = [self.events(history) for history in histories]
+        if profiles is not None and len(profiles) != len(histories):
+            raise ConfigError(f"profiles: {len(profiles)} for {len(histories)} users; give one a user, or None")
+        known = profiles or [None] * len(histories)
+        read = [self.events(history, profile) for history, profile in zip(histories, known, strict=True)]
         states: dict[int, UserState] = {}
         for rows in self._blocks([len(events) for events in read]):
             built = self.builder.build_many([read[row] for row in rows])
@@ -205,9 +211,12 @@ class RecGPT:
         """The state after further events: equals `encode` of all of them, bit for bit."""
         return self.builder.extend(state, self.events(events))
 
-    def events(self, table: Any) -> Events:
+    def events(self, table: Any, profile: Mapping[str, Any] | None = None) -> Events:
         """A caller's table as `Events`; see `encode`."""
-        return read_events(table, self.schema)
+        events = read_events(table, self.schema)
+        if profile is None and events.profile:
+            return events
+        return events.with_profile(read_profile(profile, self.schema)) if self.schema.profile or profile else events
 
     # -- items ---------------------------------------------------------------------------------------------------------
 

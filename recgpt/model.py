@@ -6,6 +6,7 @@ B sequences, T events, D width, U distinct items, N targets.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -98,6 +99,7 @@ class EventModel(nn.Module):
         self.items = ItemEncoder(config, schema)
         self.outcomes = _feature_modules(schema.outcomes, dim)
         self.context = _feature_modules(schema.context, dim)
+        self.profile = _feature_modules(schema.profile, dim)
         self.gap = TimeGapEmbedding(N_GAP_BUCKETS, dim) if schema.has_time else None
         self.begin = nn.Parameter(torch.randn(dim) * 0.02)
         self.transformer = Transformer(config, config.window.length + 1)
@@ -123,15 +125,20 @@ class EventModel(nn.Module):
                     x = x + module(columns[name])
         return x * self.scale
 
-    def beginning(self, n_sequences: int) -> Tensor:
-        """The first token of every window, [B, 1, D]."""
-        return (self.begin * self.scale).expand(n_sequences, 1, -1)
+    def beginning(self, n_sequences: int, profile: Mapping[str, Tensor]) -> Tensor:
+        """The first token of every window, [B, 1, D]: a learned vector and what is known of the user."""
+        x = self.begin.expand(n_sequences, -1)
+        for name, module in self.profile.items():
+            if name in profile:
+                x = x + module(profile[name])
+        return (x * self.scale).unsqueeze(1)
 
     def forward(self, batch: EventBatch, encoded: Tensor | None = None) -> Tensor:
         """Hidden vectors [B, T + 1, D] of all positions."""
         encoded = self.encode_items(batch) if encoded is None else encoded
         x = self.embed(batch, encoded)
-        hidden, _ = self.transformer(torch.cat((self.beginning(len(x)).to(x.dtype), x), 1))
+        first = self.beginning(len(x), batch.profile).to(x.dtype)
+        hidden, _ = self.transformer(torch.cat((first, x), 1))
         return hidden
 
     def extend(self, batch: EventBatch, past: list[KeyValue]) -> tuple[Tensor, list[KeyValue]]:
@@ -143,9 +150,13 @@ class EventModel(nn.Module):
             for (k, v), (new_k, new_v) in zip(past, own, strict=True)
         ]
 
-    def begin_cache(self) -> tuple[Tensor, list[KeyValue]]:
-        """Hidden vector [D] of the empty history, and the cache that holds the first token alone."""
-        hidden, cache = self.transformer(self.beginning(1))
+    def begin_cache(self, profile: Mapping[str, Tensor]) -> tuple[Tensor, list[KeyValue]]:
+        """Hidden vector [D] of the empty history, and the cache that holds the first token alone.
+
+        Args:
+            profile: name -> int64 or float32 [1], what is known of the user.
+        """
+        hidden, cache = self.transformer(self.beginning(1, profile))
         return hidden[0, 0], cache
 
     def queries(self, hidden: Tensor) -> Tensor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recgpt.api import RecGPT
 from recgpt.config import flatten, read_config
-from recgpt.data.events import Events
+from recgpt.data.events import Events, profile_rows
 from recgpt.data.prepared import Prepared
 from recgpt.errors import ConfigError
 
@@ -24,11 +25,13 @@ class TrainedRun:
         path: the run's folder.
         model: what it trained.
         prepared: the log it was trained on.
+        settings: its resolved config, values by dotted key.
     """
 
     path: Path
     model: RecGPT
     prepared: Prepared
+    settings: dict[str, Any]
 
     @classmethod
     def open(cls, path: str | Path) -> TrainedRun:
@@ -48,7 +51,14 @@ class TrainedRun:
                 f"{path}: the log has changed since this run was trained ({prepared.folder} holds {prepared.content}, "
                 f"it was trained on {settings['run.log']}); train it again with `recgpt pretrain CONFIG --fresh`"
             )
-        return cls(path, model, prepared)
+        return cls(path, model, prepared, settings)
+
+    def history(self, row: int) -> Events:
+        """All events of a user row, with the user's profile."""
+        users = self.prepared.users
+        first = int(users.offset[row])
+        [profile] = profile_rows(self.prepared.profile(np.array([row])), 1)
+        return self.prepared.events(first, first + int(users.n_events[row])).with_profile(profile)
 
 
 def user_blocks(
@@ -71,4 +81,6 @@ def user_blocks(
         begin, end = int(offset[block[0]]), int(offset[block[-1]] + n_events[-1])
         events, item_rows = prepared.events(begin, end), prepared.item_rows(begin, end)
         spans = [slice(int(o) - begin, int(o + n) - begin) for o, n in zip(offset[block], n_events, strict=True)]
-        yield block, [events[span] for span in spans], [item_rows[span] for span in spans]
+        profiles = profile_rows(prepared.profile(block), len(block))
+        histories = [events[span].with_profile(known) for span, known in zip(spans, profiles, strict=True)]
+        yield block, histories, [item_rows[span] for span in spans]

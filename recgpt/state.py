@@ -7,8 +7,8 @@ that grew event by event equals one that was encoded at once, bit for bit, on on
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recgpt.data.batch import EventBatch, chunk_batch, collate, gap_buckets, tensor
+from recgpt.data.batch import EventBatch, chunk_batch, collate, gap_buckets, profile_columns, tensor
 from recgpt.data.events import NO_TIME, Events
 from recgpt.data.items import ItemTable
 from recgpt.errors import ConfigError, RecGPTError
@@ -31,6 +31,7 @@ class UserState:
     """A user after n events, m = n - start of them in the window.
 
     Attributes:
+        first: float32 [D], hidden vector of the first token: the window before any event, and the user's profile.
         hidden: float32 [m, D], last-layer hidden vectors of the window's events.
         embedding: float32 [D], the unit query vector.
         events: the window's events [m] (item hashes, times, outcomes, context).
@@ -40,11 +41,12 @@ class UserState:
         last_time: microseconds since 1970 UTC of the newest event with a known time, or NO_TIME.
         seen: int64, hashes of the distinct items of all the user's events, ordered by their last occurrence.
         seen_cut: whether some are missing from `seen`: dropped by `max_seen`, or of events that were left out.
-        content_hash: xxh64 chained over the window's events: equal histories, equal hashes.
+        content_hash: xxh64 chained over the profile and the window's events: equal histories, equal hashes.
         fingerprint: of the model and schema; a state of another model is refused.
         cache: keys and values of the first token and the whole chunks, in memory only.
     """
 
+    first: Tensor
     hidden: Tensor
     embedding: Tensor
     events: Events
@@ -60,13 +62,14 @@ class UserState:
 
     def to_bytes(self, kv: bool = False) -> bytes:
         """Serialise (safetensors); `kv` adds the cached keys and values, which are otherwise rebuilt when needed."""
-        tensors = {"hidden": self.hidden, "embedding": self.embedding}
+        tensors = {"first": self.first, "hidden": self.hidden, "embedding": self.embedding}
         columns = self.events.columns() | {"category": self.category, "seen": self.seen}
         tensors |= {f"n.{name}": tensor(c) for name, c in columns.items()}
         if kv and self.cache is not None:
             for layer, (k, v) in enumerate(self.cache):
                 tensors |= {f"kv.{layer}.k": k, f"kv.{layer}.v": v}
         scalars = {name: getattr(self, name) for name in _SCALARS}
+        scalars["profile"] = {name: _plain(value) for name, value in self.events.profile.items()}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         return safetensors.torch.save(tensors, {"state": json.dumps(scalars)})
 
@@ -87,13 +90,15 @@ class UserState:
     @classmethod
     def _from_parts(cls, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> UserState:
         columns = {name[2:]: value.numpy() for name, value in tensors.items() if name.startswith("n.")}
+        profile = {name: float("nan") if value is None else value for name, value in scalars.pop("profile").items()}
         layers = sum(name.startswith("kv.") and name.endswith(".k") for name in tensors)
         state = cls(
+            first=tensors["first"],
             hidden=tensors["hidden"],
             embedding=tensors["embedding"],
             category=columns.pop("category"),
             seen=columns.pop("seen"),
-            events=Events.from_columns(columns),
+            events=Events.from_columns(columns, profile),
             cache=[(tensors[f"kv.{i}.k"], tensors[f"kv.{i}.v"]) for i in range(layers)] or None,
             **scalars,
         )
@@ -101,6 +106,10 @@ class UserState:
         if len(sizes) > 1:
             raise ValueError(f"its parts hold {sorted(sizes)} events")
         return state
+
+
+def _plain(value: int | float) -> int | float | None:
+    return None if value != value else value  # JSON has no NaN
 
 
 _SCALARS = ("n", "start", "last_time", "seen_cut", "content_hash", "fingerprint")
@@ -114,16 +123,28 @@ def newest_distinct(hashes: NDArray[np.int64], limit: int) -> tuple[NDArray[np.i
     return hashes[order[len(order) - min(limit, len(order)) :]], cut
 
 
-def chain_hash(events: Events, previous: int = 0) -> int:
-    """xxh64 chained event by event, so that it can go on from a prefix's value."""
+def chain_hash(events: Events, previous: int | None = None) -> int:
+    """xxh64 chained from the profile event by event, so that it can go on from a prefix's value."""
     columns = events.columns()
     rows = np.concatenate(
         [np.ascontiguousarray(columns[name]).reshape(len(events), 1).view(np.uint8) for name in sorted(columns)], 1
     )
-    value = previous
+    value = _profile_hash(events.profile) if previous is None else previous
     for row in rows:
         value = xxhash.xxh64_intdigest(value.to_bytes(8, "little") + row.tobytes())
     return value
+
+
+def _profile_hash(profile: Mapping[str, int | float]) -> int:
+    return xxhash.xxh64_intdigest(repr(sorted(profile.items())).encode()) if profile else 0
+
+
+def known_only(batch: EventBatch, trained: NDArray[np.int64]) -> EventBatch:
+    """The batch with the hashes that are not among `trained` (ascending) set to 0: no id."""
+    hashes = batch.items.numpy()
+    place = np.searchsorted(trained, hashes).clip(max=max(0, len(trained) - 1))
+    seen = trained[place] == hashes if len(trained) else np.zeros(len(hashes), bool)
+    return replace(batch, items=torch.from_numpy(np.where(seen, hashes, 0)))
 
 
 class StateBuilder:
@@ -141,11 +162,8 @@ class StateBuilder:
         self.window = model.config.window
 
     def known(self, batch: EventBatch) -> EventBatch:
-        """Hide the ids that training never saw: their hash becomes 0."""
-        hashes = batch.items.numpy()
-        place = np.searchsorted(self.trained, hashes).clip(max=max(0, len(self.trained) - 1))
-        seen = self.trained[place] == hashes if len(self.trained) else np.zeros(len(hashes), bool)
-        return EventBatch(**(vars(batch) | {"items": torch.from_numpy(np.where(seen, hashes, 0))}))
+        """Hide the ids that training never saw."""
+        return known_only(batch, self.trained)
 
     def check(self, state: UserState) -> None:
         """Refuse a state of another model or schema."""
@@ -194,12 +212,13 @@ class StateBuilder:
         self, window: Events, n: int, seen: NDArray, cut: bool, newest: int, chain: int | None, past: UserState | None
     ) -> UserState:
         kept = 0 if past is None or past.cache is None else past.cache[0][0].shape[2] - 1
-        hidden, cache = self._run(window, past, kept)
-        empty = hidden[-1] if len(hidden) else self.model.begin_cache()[0]
+        first, hidden, cache = self._run(window, past, kept)
+        newest_hidden = hidden[-1] if len(hidden) else first
         old = 0 if chain is None or past is None else past.n - past.start
         return UserState(
+            first=first,
             hidden=hidden,
-            embedding=self.model.queries(empty[None])[0],
+            embedding=self.model.queries(newest_hidden[None])[0],
             events=window,
             category=self._categories(window),
             n=n,
@@ -207,18 +226,18 @@ class StateBuilder:
             last_time=newest,
             seen=seen,
             seen_cut=cut,
-            content_hash=chain_hash(window[old:], chain or 0),
+            content_hash=chain_hash(window[old:], chain),
             fingerprint=self.fingerprint,
             cache=cache,
         )
 
-    def _run(self, window: Events, past: UserState | None, kept: int) -> tuple[Tensor, list[KeyValue]]:
-        """Hidden vectors of the window, from `kept` events on computed anew; the cache of its whole chunks."""
+    def _run(self, window: Events, past: UserState | None, kept: int) -> tuple[Tensor, Tensor, list[KeyValue]]:
+        """Hidden vectors of the first token and the window (from `kept` events on anew), the cache of whole chunks."""
         chunk, gaps = self.window.chunk, gap_buckets(window.time)
         if past is not None and past.cache is not None:
-            cache, parts = past.cache, [past.hidden[:kept]]
+            beginning, cache, parts = past.first, past.cache, [past.hidden[:kept]]
         else:
-            cache, parts = self.model.begin_cache()[1], []
+            (beginning, cache), parts = self.model.begin_cache(profile_columns([window])), []
         for first in range(kept, len(window), chunk):
             piece = window[first : first + chunk]
             batch = chunk_batch(piece, gaps[first : first + chunk], self.items, chunk)
@@ -227,7 +246,7 @@ class StateBuilder:
             if len(piece) == chunk:
                 cache = longer
         width = self.model.config.dim
-        return (torch.cat(parts) if parts else torch.zeros(0, width)), cache
+        return beginning, (torch.cat(parts) if parts else torch.zeros(0, width)), cache
 
     @torch.no_grad()
     def _padded(self, histories: Sequence[Events]) -> tuple[list[Events], Tensor, Tensor]:
@@ -249,6 +268,7 @@ class StateBuilder:
             seen, cut = newest_distinct(events.item, self.model.config.state.max_seen)
             states.append(
                 UserState(
+                    first=hidden[row, 0].clone(),
                     hidden=hidden[row, 1 : len(window) + 1].clone(),
                     embedding=queries[row].clone(),
                     events=window,
@@ -282,4 +302,4 @@ def align(events: Events, like: Events) -> Events:
         if name not in columns:
             unknown = 0 if column.dtype == np.int64 else np.nan
             columns[name] = np.full(len(events), unknown, column.dtype)
-    return Events.from_columns({name: columns[name] for name in like.columns()})
+    return Events.from_columns({name: columns[name] for name in like.columns()}, like.profile)

@@ -16,6 +16,8 @@ from recgpt.data.hashing import hash_ids
 from recgpt.data.items import ItemTable
 from recgpt.data.schema import DataSchema
 from recgpt.model import EventModel, ModelConfig
+from recgpt.ranker import Ranker, ScoreConfig
+from recgpt.ranking.network import HeadsConfig, RankingNetwork
 
 N_ITEMS = 40
 
@@ -30,6 +32,7 @@ def schema(**changes: Any) -> DataSchema:
         "outcomes": {"click": "binary", "seconds": "watch_time"},
         "context": {"device": "categorical", "volume": "numeric"},
         "features": {"brand": "categorical"},
+        "profile": {"country": "categorical", "age": "numeric"},
         "content_dim": 6,
         "has_time": True,
         "has_category": True,
@@ -66,6 +69,20 @@ def recgpt(seed: int = 0, untrained: int = 0, log: DataSchema | None = None, **c
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     return RecGPT(model, items(untrained=untrained))
+
+
+def ranker(seed: int = 0, untrained: int = 0, behaviour: str = "din", **score: Any) -> Ranker:
+    """An untrained ranker of outcomes `click` and `like` over `recgpt`, with weights far from their quiet start."""
+    events = recgpt(seed, untrained)
+    heads = HeadsConfig.model_validate(
+        {"behaviour": behaviour, "attention": 6, "features": 4, "id_rows": 53, "hidden": [12, 8]}
+    )
+    torch.manual_seed(seed + 1)
+    network = RankingNetwork(heads, events.schema, events.config.dim, ("click", "like"))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return Ranker(events, network, heads, ScoreConfig.model_validate(score))
 
 
 def columns(n: int, seed: int = 0) -> dict[str, Any]:

@@ -1,0 +1,164 @@
+"""Finetuning as a task of the one loop: impressions -> summed log losses; validation; the model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recgpt.api import RecGPT
+from recgpt.data.impression_batches import PARTS, ImpressionBatch, ImpressionBatches, Track, read_impressions
+from recgpt.data.items import ItemTable
+from recgpt.data.prepared import Prepared
+from recgpt.errors import ConfigError
+from recgpt.model import EventModel
+from recgpt.outcome_metrics import auc, logloss
+from recgpt.ranker import Ranker, RankingModel
+from recgpt.ranking.network import RankingNetwork
+from recgpt.ranking_run import predict
+from recgpt.state import known_only
+from recgpt.train import StepResult
+from recgpt.train.precision import product_dtype
+
+if TYPE_CHECKING:
+    from .config import FinetuneConfig
+
+FIT_PARTS = {"train": ("train",), "train_valid": ("train", "valid")}
+
+
+def log_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Sum over K outcomes of the weighted mean log loss over the impressions whose outcome is known.
+
+    An outcome that no impression of the batch knows adds 0.
+
+    Args:
+        logits: float32 [N, K].
+        labels: float32 [N, K], NaN = unknown.
+        weights: float32 [K].
+    """
+    known = ~labels.isnan()
+    loss = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(0.0), reduction="none")
+    mean = torch.where(known, loss, 0.0).sum(0) / known.sum(0).clamp(min=1)
+    return (mean * weights).sum()
+
+
+def fitted_items(prepared: Prepared, start: RecGPT | None, fit_on: str, frozen: bool) -> ItemTable:
+    """The candidate list, its training counts telling which ids the model knows.
+
+    A frozen event model knows those of the run that it comes from; a tuned one also those that it learns from.
+    """
+    items = prepared.items
+    counts = np.zeros(len(items), np.int64)
+    if start is not None and len(start.items):
+        rows = start.items.rows(items.hash)
+        counts = np.where(rows >= 0, start.items.n_train_events[rows], 0)
+    if not frozen:
+        counts = counts + items.n_train_events
+        if fit_on == "train_valid":
+            place = read_impressions(prepared, [PARTS["valid"]]).place
+            rows = prepared.item_rows(0, prepared.n_events)[place]
+            counts = counts + np.bincount(rows, minlength=len(items))
+    return replace(items, n_train_events=counts)
+
+
+class FinetuneTask:
+    """Ranking heads over the states of an event model.
+
+    Args:
+        config: the resolved config.
+        prepared: the log.
+        events: the event model.
+        items: its items, as `fitted_items` gives them.
+        network: the ranking network.
+    """
+
+    selection = "-logloss"
+
+    def __init__(
+        self, config: FinetuneConfig, prepared: Prepared, events: EventModel, items: ItemTable, network: RankingNetwork
+    ) -> None:
+        self.config, self.items = config, items
+        tasks, window, tokens = config.tasks, config.model.window, config.optim.batch_tokens
+        frozen = tasks.backbone_lr == 0
+        self.model = RankingModel(events, network, frozen)
+        self.lr_factors: Mapping[str, float] = {} if frozen else {"events.": float(tasks.backbone_lr or 0)}
+        self.data = ImpressionBatches(prepared, window, tokens, FIT_PARTS[tasks.fit_on], seed=config.run.seed)
+        shown = config.data.impressions
+        track: Track = "online" if shown is None else shown.history
+        validated = () if tasks.fit_on == "train_valid" else ("valid",)
+        self.valid = ImpressionBatches(prepared, window, tokens, validated, track)
+        if len(self.data) == 0:
+            raise ConfigError(
+                "data.impressions: none is in the training part; check data.impressions.where and data.split "
+                "(`recgpt data check`)"
+            )
+        if config.run.select == "best" and len(self.valid) == 0:
+            raise ConfigError(
+                "run.select: best, but the validation part holds no impression to choose by; check data.split "
+                "(`recgpt data check`), or set run.select=last"
+            )
+        self.dtype = product_dtype(config.optim.precision)
+        self.weights = torch.tensor([tasks.weights.get(name, 1.0) for name in tasks.outcomes])
+
+    def batches(self, epoch: int, skip: int) -> Iterator[ImpressionBatch]:
+        """The batches of an epoch, a pure function of (seed, epoch)."""
+        return self.data.epoch(epoch, skip)
+
+    def steps_in_epoch(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        return len(self.data.order(epoch))
+
+    def labels(self, batch: ImpressionBatch) -> Tensor:
+        """Outcomes of the batch's impressions, float32 [N, K], NaN = unknown."""
+        return torch.stack([batch.labels[name] for name in self.config.tasks.outcomes], 1)
+
+    def step(self, batch: ImpressionBatch) -> StepResult:
+        """The summed log losses of one batch."""
+        batch = replace(batch, events=known_only(batch.events, self.items.trained))
+        with torch.autocast(batch.hour.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits = self.model(batch)
+        return StepResult(log_loss(logits, self.labels(batch), self.weights), len(batch.row))
+
+    def evaluate(self) -> dict[str, float]:
+        """Summed log loss, and log loss and auc of each outcome, on the validation impressions.
+
+        What is undefined is left out: auc where only one class is there, all of an outcome that is never known.
+        """
+        if len(self.valid) == 0:
+            return {}
+        p, labels = predict(self.model, self.items, self.valid)
+        metrics, total = {}, 0.0
+        for column, name in enumerate(self.config.tasks.outcomes):
+            y = labels[name]
+            if np.isnan(y).all():
+                continue
+            metrics[f"logloss.{name}"] = logloss(y, p[:, column])
+            total += float(self.weights[column]) * metrics[f"logloss.{name}"]
+            if not np.isnan(area := auc(y, p[:, column])):
+                metrics[f"auc.{name}"] = area
+        return {"logloss": total} | metrics if metrics else {}
+
+    def dump_batch(self, batch: ImpressionBatch, path: Path) -> None:
+        """Write a batch's tensors, for the non-finite guard."""
+        tensors = dict(_tensors(vars(batch.events), "events.")) | dict(_tensors(vars(batch), ""))
+        safetensors.torch.save_file(tensors, path)
+
+    def export(self, path: Path) -> None:
+        """Write the model folder's files."""
+        config, recgpt = self.config, RecGPT(self.model.events, self.items)
+        Ranker(recgpt, self.model.network, config.heads, config.tasks.score).save_pretrained(path)
+
+
+def _tensors(values: Mapping[str, object], prefix: str) -> Iterator[tuple[str, Tensor]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _tensors(value, f"{prefix}{name}.")
+        elif isinstance(value, Tensor):
+            yield f"{prefix}{name}", value.contiguous()

@@ -1,0 +1,1 @@
+"""What reads a user state for a candidate: behaviour attention, and the towers that give outcome probabilities."""

@@ -1,0 +1,317 @@
+"""The finetuning task: its loss by hand, one pass for many impressions, what it knows, what it validates."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from recgpt.api import RecGPT
+from recgpt.data.batch import collate, gap_between, hours
+from recgpt.data.events import NO_TIME, Events
+from recgpt.data.impression_batches import ImpressionBatch
+from recgpt.data.prepared import Prepared
+from recgpt.errors import ConfigError
+from recgpt.outcome_metrics import auc
+from recgpt.ranking.network import Requests
+from recgpt.state import known_only
+from tests.finetune.logs import FinetuneTask, make_task, prepared_log, random_log, settings
+
+from recgpt.finetune.task import fitted_items, log_loss  # noqa: E402, I001 (a stage is found by `load_stage`)
+
+NAN = math.nan
+STILL = {"model": {"dropout": 0.0, "id_dropout": 0.0}, "heads": {"dropout": 0.0}}
+
+
+# -- the loss ----------------------------------------------------------------------------------------------------------
+
+
+def loss_and_gradient(logits: list[list[float]], labels: list[list[float]], weights: list[float]) -> tuple[float, Any]:
+    given = torch.tensor(logits, requires_grad=True)
+    loss = log_loss(given, torch.tensor(labels), torch.tensor(weights))
+    loss.backward()
+    assert given.grad is not None
+    return loss.item(), given.grad.tolist()
+
+
+LN2, LN3 = math.log(2), math.log(3)
+
+
+def test_log_loss_by_hand() -> None:
+    # p = 3/4, 1/2, 1/4: -log 3/4, -log 1/2 and -log 1/4 are log 4 - log 3, log 2 and log 4.
+    loss, gradient = loss_and_gradient([[LN3], [0.0], [-LN3]], [[1], [0], [1]], [1.0])
+    assert loss == pytest.approx((2 * LN2 - LN3 + LN2 + 2 * LN2) / 3)
+    assert gradient == pytest.approx(np.array([[-1 / 4], [1 / 2], [-3 / 4]]) / 3)
+
+
+def test_unknown_outcomes_neither_cost_nor_count() -> None:
+    loss, gradient = loss_and_gradient([[LN3, 0.0], [5.0, 0.0], [-LN3, LN3]], [[1, NAN], [NAN, 0], [0, NAN]], [1, 1])
+    assert loss == pytest.approx(2 * (2 * LN2 - LN3) / 2 + LN2)
+    np.testing.assert_allclose(gradient, [[-1 / 8, 0], [0, 1 / 2], [1 / 8, 0]], atol=1e-7)
+
+
+def test_weights_multiply_an_outcome_s_loss() -> None:
+    logits, labels = [[LN3, 0.0]], [[0, 1]]
+    loss, gradient = loss_and_gradient(logits, labels, [0.5, 3.0])
+    assert loss == pytest.approx(0.5 * 2 * LN2 + 3 * LN2)
+    np.testing.assert_allclose(gradient, [[0.5 * 3 / 4, -3 * 1 / 2]], atol=1e-7)
+
+
+def test_an_outcome_that_nobody_knows_adds_nothing() -> None:
+    loss, gradient = loss_and_gradient([[LN3, 7.0], [0.0, -80.0]], [[1, NAN], [0, NAN]], [1, 1])
+    assert loss == pytest.approx((2 * LN2 - LN3 + LN2) / 2)
+    assert [row[1] for row in gradient] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_a_batch_without_any_label_gives_zero_and_no_gradient(rows: int) -> None:
+    given = torch.randn(rows, 2, requires_grad=True)
+    loss = log_loss(given, torch.full((rows, 2), NAN), torch.ones(2))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert given.grad is not None
+    assert torch.equal(given.grad, torch.zeros(rows, 2))
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_a_batch_of_one_class_is_finite_however_sure_the_model_is(label: float) -> None:
+    loss, gradient = loss_and_gradient([[-200.0], [0.0], [200.0]], [[label]] * 3, [1.0])
+    assert loss == pytest.approx((200 + LN2) / 3)
+    assert np.isfinite(gradient).all()
+
+
+# -- one pass for many -------------------------------------------------------------------------------------------------
+
+
+def biggest(task: FinetuneTask) -> ImpressionBatch:
+    return max(task.batches(0, 0), key=lambda batch: len(batch.row))
+
+
+def one_by_one(task: FinetuneTask, prepared: Prepared, batch: ImpressionBatch) -> Tensor:
+    """The definition: each impression with a pass of its own over its own history, its log loss by the formula."""
+    data, events, network = task.data, task.model.events, task.model.network
+    names, total = task.config.tasks.outcomes, torch.zeros(())
+    labels = [prepared.events(p, p + 1).outcomes for p in data.impressions.place[batch.row]]
+    known = {name: sum(not np.isnan(each[name][0]) for each in labels) for name in names}
+    for row, label in zip(batch.row.tolist(), labels, strict=True):
+        offset, place = int(prepared.users.offset[data.user[row]]), int(data.impressions.place[row])
+        h = int(data.impressions.online[row])
+        profile = {name: column[0].item() for name, column in prepared.profile([data.user[row]]).items()}
+        log = prepared.events(offset + task.config.model.window.start(h), offset + h).with_profile(profile)
+        shown = prepared.events(place, place + 1)
+        logits = alone(task, events, network, log, shown)
+        for column, name in enumerate(names):
+            y = label[name][0]
+            if not np.isnan(y):
+                p = torch.sigmoid(logits[0, column])
+                total = total - task.weights[column] * (p if y else 1 - p).log() / known[name]
+    return total
+
+
+def alone(task: FinetuneTask, events: Any, network: Any, log: Events, shown: Events) -> Tensor:
+    inputs = known_only(collate([log], task.data.prepared.items, width=len(log)), task.items.trained)
+    candidate = known_only(collate([shown], task.data.prepared.items, width=1), task.items.trained)
+    encoded = events.encode_items(candidate)
+    hidden = events(inputs)
+    last = log.time[-1:] if len(log) else np.full(1, NO_TIME)
+    requests = Requests(
+        state=torch.tensor([0]),
+        visible=torch.tensor([len(log) + 1]),
+        query=events.queries(hidden[0, -1:]),
+        encoded=encoded,
+        vector=events.vectors(encoded),
+        item=candidate.items,
+        hour=torch.from_numpy(hours(shown.time)),
+        gap=torch.from_numpy(gap_between(last, shown.time)),
+        features=candidate.features,
+        context={name: torch.from_numpy(column.copy()) for name, column in shown.context.items()},
+    )
+    return network(network.read(hidden), requests)
+
+
+def gradients(task: FinetuneTask, loss: Tensor) -> dict[str, Tensor]:
+    task.model.zero_grad(set_to_none=True)
+    loss.backward()
+    return {name: p.grad.clone() for name, p in task.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("behaviour", ["din", "pool"])
+def test_one_pass_for_many_equals_a_pass_each(
+    data: dict[str, Any], prepared: Prepared, behaviour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loss and gradients to 1e-6, in double: rounding must not hide a difference."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    values = settings(data, **STILL, optim={"batch_tokens": 10**6}, tasks={"weights": {"like": 0.3}})
+    values["heads"]["behaviour"] = behaviour
+    task = make_task(values, prepared, noise=0.2)
+    task.model.double()
+    task.weights = task.weights.double()
+    rotary = task.model.events.transformer.rotary
+    rotary.turn = rotary.turn.to(torch.complex128)
+    batch = biggest(task)
+    assert len(batch.row) > 3 * len(batch.events.length)
+    plain = one_by_one(task, prepared, batch)
+    result = task.step(batch)
+    assert result.targets == len(batch.row)
+    assert result.loss.dtype == plain.dtype == torch.float64
+    assert result.loss.item() == pytest.approx(plain.item(), abs=1e-6)
+    expected, found = gradients(task, plain), gradients(task, task.step(batch).loss)
+    assert found.keys() == expected.keys()
+    assert len(found) > 20
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-6, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+        assert gradient.abs().max() > 1e-5, name
+
+
+def test_every_batch_is_the_sum_of_its_impressions_in_float32(data: dict[str, Any], prepared: Prepared) -> None:
+    task = make_task(settings(data, **STILL), prepared, noise=0.1)
+    for batch in task.batches(0, 0):
+        assert task.step(batch).loss.item() == pytest.approx(one_by_one(task, prepared, batch).item(), abs=1e-5)
+
+
+# -- what it knows -----------------------------------------------------------------------------------------------------
+
+
+def test_which_ids_the_model_knows(prepared: Prepared, pretrained: Path) -> None:
+    start = RecGPT.from_pretrained(pretrained)
+    log, trained = prepared.events(0, prepared.n_events), prepared.items.n_train_events
+    valid = prepared.impressions(0, prepared.n_events)
+    valid_items = np.isin(prepared.items.hash, log.item[valid.place[valid.part == 1]])
+    known = {
+        (fit_on, frozen, name): fitted_items(prepared, run, fit_on, frozen).trained.tolist()
+        for fit_on in ("train", "train_valid")
+        for frozen in (True, False)
+        for name, run in (("scratch", None), ("start", start))
+        if not (frozen and run is None)
+    }
+    by_train = sorted(prepared.items.hash[trained > 0].tolist())
+    by_both = sorted(prepared.items.hash[(trained > 0) | valid_items].tolist())
+    assert len(by_train) < len(by_both)
+    assert known == {
+        ("train", False, "scratch"): by_train,
+        ("train", False, "start"): by_train,
+        ("train", True, "start"): by_train,
+        ("train_valid", False, "scratch"): by_both,
+        ("train_valid", False, "start"): by_both,
+        ("train_valid", True, "start"): by_train,  # a frozen event model learns no id
+    }
+
+
+def test_ids_that_only_the_pretrained_run_knows_stay_known(prepared: Prepared, pretrained: Path, tmp_path: Path) -> None:
+    start = RecGPT.from_pretrained(pretrained)
+    log = random_log()
+    later = [row for row, part in enumerate(log["part"]) if log["item"][row] in (3, 4) and part == 0]
+    assert later
+    for row in later:
+        log["part"][row] = 2  # items 3 and 4 have no training event here
+    other = prepared_log(tmp_path, log)
+    new = set(other.items.hash[other.items.n_train_events == 0].tolist())
+    assert new
+    counts = {frozen: fitted_items(other, start, "train", frozen) for frozen in (True, False)}
+    for frozen in (True, False):
+        assert set(start.items.trained.tolist()) & new <= set(counts[frozen].trained.tolist())
+    both = counts[True].n_train_events + other.items.n_train_events
+    assert counts[False].n_train_events.tolist() == both.tolist()
+
+
+def test_unknown_ids_are_hidden_in_training(prepared: Prepared, data: dict[str, Any]) -> None:
+    task = make_task(settings(data, **STILL), prepared, noise=0.1)
+    batch = biggest(task)
+    before = task.step(batch).loss.item()
+    hash_of_one = int(batch.events.items[batch.events.target[0]])
+    task.items.n_train_events[task.items.rows(np.array([hash_of_one]))] = 0
+    del task.items.__dict__["trained"]  # cached
+    after = task.step(batch).loss.item()
+    assert after != before
+    events = task.model.events.items.id.table.weight
+    with torch.no_grad():
+        events.add_(1.0)
+    assert task.step(batch).loss.item() != after
+
+
+# -- validation, files -------------------------------------------------------------------------------------------------
+
+
+def test_validation_by_the_formula(data: dict[str, Any], prepared: Prepared) -> None:
+    task = make_task(settings(data, tasks={"weights": {"like": 0.25}}), prepared, noise=0.1)
+    task.model.eval()
+    with torch.no_grad():
+        found = task.evaluate()
+        p = {int(row): torch.sigmoid(task.model(hide(task, batch))[at]) for batch in task.valid.epoch(None)
+             for at, row in enumerate(batch.row.tolist())}  # fmt: skip
+    log = prepared.events(0, prepared.n_events)
+    place = task.valid.impressions.place
+    assert len(p) == len(place) > 20
+    for column, name in enumerate(("click", "like")):
+        rows = [row for row in range(len(place)) if not np.isnan(log.outcomes[name][place[row]])]
+        y = np.array([log.outcomes[name][place[row]] for row in rows])
+        q = np.array([float(p[row][column]) for row in rows])
+        loss = -np.log(np.where(y == 1, q, 1 - q)).mean()
+        assert found[f"logloss.{name}"] == pytest.approx(loss, rel=1e-5)
+        assert found[f"auc.{name}"] == pytest.approx(auc(y, q), abs=1e-6)
+    assert found["logloss"] == pytest.approx(found["logloss.click"] + 0.25 * found["logloss.like"])
+    assert len(found) == 5
+
+
+def hide(task: FinetuneTask, batch: ImpressionBatch) -> ImpressionBatch:
+    return ImpressionBatch(**(vars(batch) | {"events": known_only(batch.events, task.items.trained)}))
+
+
+def test_what_is_undefined_is_left_out_of_the_validation(tmp_path: Path) -> None:
+    log = random_log()
+    log["like"] = [value if part != 1 else None for value, part in zip(log["like"], log["part"], strict=True)]
+    log["click"] = [value if part != 1 else value and 1 for value, part in zip(log["click"], log["part"], strict=True)]
+    log["click"] = [1 if part == 1 else value for value, part in zip(log["click"], log["part"], strict=True)]
+    prepared = prepared_log(tmp_path, log)
+    task = make_task(settings({"events": "x", **data_of(tmp_path, log)}), prepared)
+    found = task.evaluate()
+    assert found.keys() == {"logloss", "logloss.click"}  # one class: no auc; no known like: nothing of it
+    assert found["logloss"] == found["logloss.click"] > 0
+    task.valid.prepared = prepared_log(tmp_path / "none", log | {"click": [None] * len(log["click"])})
+    assert task.evaluate() == {}
+
+
+def data_of(folder: Path, log: dict[str, list[Any]]) -> dict[str, Any]:
+    from tests.finetune.logs import write
+
+    return write(folder, log)
+
+
+def test_a_dumped_batch_holds_every_tensor(data: dict[str, Any], prepared: Prepared, tmp_path: Path) -> None:
+    task = make_task(settings(data), prepared)
+    batch = biggest(task)
+    task.dump_batch(batch, tmp_path / "batch.safetensors")
+    read = load_file(tmp_path / "batch.safetensors")
+    events = {"items", "item", "length", "gap", "position", "target", "outcomes.click", "outcomes.like"}
+    events |= {"context.device", "context.volume", "features.brand", "profile.country", "profile.age"}
+    assert read.keys() == {f"events.{name}" for name in events} | {
+        *("hour", "gap", "row", "labels.click", "labels.like", "context.device", "context.volume")
+    }
+    assert torch.equal(read["events.item"], batch.events.item)
+    torch.testing.assert_close(read["labels.like"], batch.labels["like"], equal_nan=True)
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parts", "run", "named"),
+    [((0, 1), {}, "data.impressions: none is in the training part"), ((1, 1), {}, "run.select: best")],
+)
+def test_a_log_without_what_it_needs_is_refused(
+    tmp_path: Path, parts: tuple[int, int], run: dict[str, Any], named: str
+) -> None:
+    log = random_log([4, 6, 5])
+    train, valid = parts
+    log["shown"] = [part == 2 or (part == 0 and train == 1) for part in log["part"]]
+    values = settings(data_of(tmp_path, log), run={"select": "best", "evaluate_every": 2, "patience": None})
+    with pytest.raises(ConfigError) as caught:
+        make_task(values, prepared_log(tmp_path, log))
+    assert str(caught.value).startswith(named)
+    assert "\n" not in str(caught.value)
