@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,10 @@ def show_metrics(result: Mapping[str, Any]) -> None:
 
 
 def show_evaluation(result: Mapping[str, Any]) -> None:
-    """The metrics, the model's lead over each method, then the protocol."""
+    """The metrics, the model's lead over each method, then the protocol; for a ranker a table an outcome."""
+    if "outcomes" in result:
+        _show_ranking(result)
+        return
     show_metrics({name: value for name, value in result.items() if name != "paired"})
     _show_lead(result.get("paired", {}))
 
@@ -71,6 +75,80 @@ def _show_lead(paired: Mapping[str, Any]) -> None:
     ]
     if rows:
         _print_table(("model minus", "metric", "difference", "95 % interval over users"), rows)
+
+
+def _show_ranking(result: Mapping[str, Any]) -> None:
+    """A table an outcome: the model beside the other systems, and its lead over the first of them."""
+    protocol = result["protocol"]
+    print(
+        f"{result['split']}: {result['rows']:,} impressions of {result['users']:,} users; history {result['history']}, "
+        f"trained on {protocol['trained_on']}"
+    )
+    others = list(result["paired"])  # item_popularity first
+    for name, outcome in result["outcomes"].items():
+        read = [(metric, track) for metric, track in protocol["read_on"].items() if metric != "gauc"]
+        read[1:1] = [("gauc", "frozen"), ("gauc", "online")]
+        rows = [
+            _ranking_row(result, name, metric, track, others)
+            for metric, track in [*read, ("ece_expected", result["history"]), ("mean_p", result["history"])]
+        ]
+        print(
+            f"\n{name}: rate {_text(outcome['rate'])} of {outcome['rows']:,} rows; "
+            f"gauc over {outcome['users']:,} users with {outcome['gauc_rows']:,} rows"
+        )
+        _print_table(("", "model", "95 % interval", *others, "difference", "95 % interval"), rows)
+    chosen = protocol.get("item_popularity", {}).items()
+    print("item_popularity: smoothing " + ", ".join(f"{name} {of['m']}" for name, of in chosen))
+    notes = f"difference: model minus {others[0]}. Intervals: {protocol['intervals']}. {protocol['gauc']}"
+    print(textwrap.fill(notes, 100))
+
+
+def _ranking_row(
+    result: Mapping[str, Any], name: str, metric: str, track: str, others: Sequence[str]
+) -> tuple[str, ...]:
+    model = result["tracks"][track][name]
+    gap = result["paired"][others[0]][name].get(metric)
+    if result["protocol"]["read_on"].get(metric) != track:
+        gap = None  # gauc of the online track
+    lead = ("", "") if gap is None else (_signed(gap["difference"]), _interval(gap["low"], gap["high"], "+"))
+    return (
+        f"{metric}, {track}" if metric == "gauc" else metric.replace("_", " "),
+        _text(model[metric]),
+        _interval(*(model["interval"].get(metric) or (None, None))),
+        *(_text(result[other].get(name, {}).get(metric)) for other in others),
+        *lead,
+    )
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.4f}"
+
+
+def _interval(low: float | None, high: float | None, sign: str = "") -> str:
+    return "" if low is None or high is None else f"{low:{sign}.4f}, {high:{sign}.4f}"
+
+
+def show_comparison(result: Mapping[str, Any]) -> None:
+    """Two runs; of rankers a table an outcome, with the second's lead over the first."""
+    if "history" not in result:
+        show_fields(result)
+        return
+    print(f"{result['split']}: {result['rows']:,} impressions of {result['users']:,} users; gauc on the frozen track")
+    for place, (run, history) in enumerate(result["history"].items(), 1):
+        print(f"{place}: {run}, history {history}")
+    runs = list(result["runs"].values())
+    for name, metrics in result["second_minus_first"].items():
+        rows = [
+            (
+                metric,
+                runs[0][name][metric],
+                runs[-1][name][metric],
+                _signed(gap["difference"]),
+                _interval(gap["low"], gap["high"], "+"),
+            )
+            for metric, gap in metrics.items()
+        ]
+        _print_table((name, "1", "2", "2 - 1", "95 % interval"), rows)
 
 
 def show_quickstart(summary: Mapping[str, Any]) -> None:

@@ -1,36 +1,34 @@
 """Retrieval metrics of a run beside popularity, item-kNN and Markov in the same pass over the users.
 
 Every candidate of the split is ranked; what the user has seen is removed (a target that was seen before stays).
-Users are
-streamed in blocks, so memory does not grow with their number.
+Users are streamed in blocks, so memory does not grow with their number. A fine-tuned run predicts outcomes instead
+of items: `evaluate` and `compare` hand it to `recgpt.ranking_evaluation`.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recgpt.api import RecGPT
 from recgpt.data.events import Events
 from recgpt.data.prepared import Prepared
 from recgpt.errors import ConfigError
-from recgpt.files import atomic_write_bytes, write_json
+from recgpt.eval_files import Split, impressions_file, require_split, save_evaluation, saved_table, users_file
 from recgpt.metrics import MISS, RetrievalMetrics, ndcg_gain, paired_interval, recall_gain, target_ranks, top_k
+from recgpt.ranker import is_ranker
+from recgpt.ranking_evaluation import compare_rankings, evaluate_ranking
 from recgpt.retrieval import RECOMMENDERS
 from recgpt.retrieval.base import Recommender
 from recgpt.runs import TrainedRun, user_blocks
 
-Split = Literal["valid", "test"]
+KS = (10, 50)
 SCORES_BYTES = 128 << 20  # of one block's score matrix
 MAX_BLOCK = 2048
 
@@ -177,21 +175,33 @@ def _training_blocks(
 
 
 def evaluate(
-    run: str | Path, split: Split = "test", ks: Sequence[int] = (10, 50), extra: Mapping[str, Scorer] | None = None
+    run: str | Path,
+    split: Split = "test",
+    ks: Sequence[int] | None = None,
+    extra: Mapping[str, Scorer] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run beside the baselines; writes `eval/SPLIT.json` and each user's ranks.
+    """Evaluate a run beside the baselines; writes `eval/SPLIT.json` and a table of each user's ranks.
+
+    A fine-tuned run is evaluated on impressions instead: see `recgpt.ranking_evaluation.evaluate_ranking`.
 
     Args:
         run: a run folder.
         split: `valid` or `test`; a reading of the test part is added to `test_reads.jsonl`.
-        ks: cut-offs.
-        extra: further scorers by name, such as a simulator's oracle.
+        ks: cut-offs, by default 10 and 50; a fine-tuned run has none.
+        extra: further scorers by name, such as a simulator's oracle; a fine-tuned run takes none here.
 
     Returns:
-        The metrics (DESIGN section 4), with the paired 95 % intervals of the model over each baseline.
+        The metrics, with the paired 95 % intervals of the model over each baseline.
     """
-    if split not in ("valid", "test"):
-        raise ConfigError(f"split: {split!r}; choose valid or test")
+    require_split(split)
+    if is_ranker(run):
+        if ks is not None or extra:
+            raise ConfigError(
+                f"{'extra' if ks is None else 'k'}: {run} is a fine-tuned run, which is evaluated on impressions; "
+                "leave it out, or evaluate the pretrained run"
+            )
+        return evaluate_ranking(run, split)
+    ks = KS if ks is None else ks
     if not ks or min(ks) < 1:
         raise ConfigError(f"k: {list(ks)}; give cut-offs of at least 1, for example 10,50")
     trained = TrainedRun.open(run)
@@ -222,33 +232,28 @@ def _record(trained: TrainedRun, split: Split, rankings: Mapping[str, Ranking], 
     rows, _, target = split_users(trained.prepared, split)
     columns: dict[str, Any] = {"user": trained.prepared.users.hash[rows], "position": target}
     columns |= {name: ranking.rank() for name, ranking in rankings.items()}
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink)
-    atomic_write_bytes(_ranks_file(trained.path, split), sink.getvalue().to_pybytes())
-    write_json(trained.path / "eval" / f"{split}.json", result)
-    if split == "test":
-        when = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        line = {"time": when, "fingerprint": trained.model.fingerprint, "ndcg@10": result["model"].get("ndcg@10")}
-        with open(trained.path / "test_reads.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-
-def _ranks_file(run: Path, split: Split) -> Path:
-    return run / "eval" / f"{split}.users.parquet"
+    reading = {"fingerprint": trained.model.fingerprint, "ndcg@10": result["model"].get("ndcg@10")}
+    save_evaluation(trained.path, users_file(trained.path, split), columns, result, reading)
 
 
 def compare(run_a: str | Path, run_b: str | Path, split: Split = "test", k: int = 10) -> dict[str, Any]:
     """Paired 95 % intervals of run B over run A on the same users and targets, from their saved ranks.
 
+    Two fine-tuned runs are compared on impressions: see `recgpt.ranking_evaluation.compare_rankings`.
+
     Raises:
-        ConfigError: a run is not evaluated, or their users or targets differ.
+        ConfigError: a run is not evaluated, their users or targets differ, or one of them alone is fine-tuned.
     """
-    tables = []
-    for run in (Path(run_a), Path(run_b)):
-        path = _ranks_file(run, split)
-        if not path.is_file():
-            raise ConfigError(f"{path}: not there; run `recgpt evaluate {run} --split {split}` first")
-        tables.append(pq.read_table(path))
+    runs = (Path(run_a), Path(run_b))
+    ranking = [impressions_file(run, split).is_file() for run in runs]
+    if all(ranking):
+        return compare_rankings(run_a, run_b, split)
+    tables = [saved_table(run, users_file(run, split), split) for run, no in zip(runs, ranking, strict=True) if not no]
+    if any(ranking):
+        raise ConfigError(
+            f"{run_a} and {run_b}: {runs[ranking.index(True)]} was evaluated on impressions and the other on next "
+            "items, so they cannot be paired; compare two runs of one kind"
+        )
     a, b = ({name: table[name].to_numpy() for name in ("user", "position", "model")} for table in tables)
     order_a, order_b = np.argsort(a["user"]), np.argsort(b["user"])
     for name, what in (("user", "users"), ("position", "targets")):

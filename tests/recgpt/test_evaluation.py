@@ -105,6 +105,71 @@ def test_bad_arguments_are_named(run: Path, tmp_path: Path) -> None:
         evaluate(tmp_path)
 
 
+def test_cut_offs_default_to_ten_and_fifty(run: Path) -> None:
+    result = evaluate(run, "valid")
+    assert [name for name in result["model"] if name.startswith("recall@")] == ["recall@10", "recall@50"]
+
+
+@pytest.fixture(scope="module")
+def ranker_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranker")
+    config = {
+        "data": write_log(folder / "log", LENGTHS) | {"impressions": {}},
+        "model": SMALL,
+        "tasks": {"outcomes": ["click"]},
+        "run": {"steps": 4, "dir": str(folder / "run")},
+    }
+    load_stage("finetune")(config)
+    return folder / "run"
+
+
+def test_a_fine_tuned_run_is_evaluated_on_impressions(ranker_run: Path) -> None:
+    """Through the real run: its labels from the log itself, its item rates counted by hand."""
+    result = evaluate(ranker_run, "valid")
+    prepared = TrainedRun.open(ranker_run).prepared
+    users, sums, counts, labels = prepared.users, np.zeros(40), np.zeros(40), []
+    for row in range(len(users)):
+        first, end = int(users.offset[row]), int(users.offset[row] + users.n_events[row])
+        items, clicks = prepared.item_rows(first, end), prepared.events(first, end).outcomes["click"]
+        for position, (item, click) in enumerate(zip(items, clicks, strict=True)):
+            if users.valid_target[row] < 0 or position < users.train_end[row]:
+                sums[item] += np.nan_to_num(click)
+                counts[item] += not np.isnan(click)
+            elif position < users.test_target[row]:
+                labels.append((item, click))
+    assert result["rows"] == len(labels)
+    known = [(item, click) for item, click in labels if not np.isnan(click)]
+    assert result["outcomes"]["click"]["rows"] == len(known)
+    m, rate = result["protocol"]["item_popularity"]["click"]["m"], sums.sum() / counts.sum()
+    loss = [
+        -math.log(p if click else 1 - p) for p, click in (((sums[i] + m * rate) / (counts[i] + m), c) for i, c in known)
+    ]
+    assert result["item_popularity"]["click"]["logloss"] == pytest.approx(np.mean(loss))
+    assert json.loads((ranker_run / "eval" / "valid.json").read_text()) == result
+    assert not (ranker_run / "test_reads.jsonl").exists()
+    evaluate(ranker_run)
+    [line] = (ranker_run / "test_reads.jsonl").read_text().splitlines()
+    assert set(json.loads(line)) == {"time", "fingerprint", "auc"}
+
+
+def test_a_fine_tuned_run_has_no_cut_offs(ranker_run: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="^k: .* is a fine-tuned run, which is evaluated on impressions; leave it out"
+    ):
+        evaluate(ranker_run, ks=(10,))
+    with pytest.raises(ConfigError, match="^extra: .* is a fine-tuned run"):
+        evaluate(ranker_run, extra={"oracle": lambda block: np.zeros((len(block.users), 40), np.float32)})
+
+
+def test_only_runs_of_one_kind_are_compared(run: Path, ranker_run: Path) -> None:
+    evaluate(run, "valid")
+    evaluate(ranker_run, "valid")
+    with pytest.raises(ConfigError, match="was evaluated on impressions and the other on next items"):
+        compare(run, ranker_run, "valid")
+    same = compare(ranker_run, ranker_run, "valid")["second_minus_first"]["click"]
+    assert same["logloss"] == {"difference": 0.0, "low": 0.0, "high": 0.0}
+
+
 def exported(out: Path, what: str) -> dict[str, list]:
     tables = [pq.read_table(path) for path in sorted((out / what).glob("part-*.parquet"))]
     return {name: sum((table[name].to_pylist() for table in tables), []) for name in tables[0].column_names}
