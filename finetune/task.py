@@ -107,8 +107,8 @@ class FinetuneTask:
         self.dtype = product_dtype(config.optim.precision)
         self.weights = torch.tensor([tasks.weights.get(name, 1.0) for name in tasks.outcomes])
 
-    def batches(self, epoch: int, skip: int) -> Iterator[ImpressionBatch]:
-        """The batches of an epoch, a pure function of (seed, epoch)."""
+    def batches(self, epoch: int, skip: int) -> Iterator[list[ImpressionBatch]]:
+        """The batches of an epoch in parts of like width, a pure function of (seed, epoch)."""
         return self.data.epoch(epoch, skip)
 
     def steps_in_epoch(self, epoch: int) -> int:
@@ -119,12 +119,13 @@ class FinetuneTask:
         """Outcomes of the batch's impressions, float32 [N, K], NaN = unknown."""
         return torch.stack([batch.labels[name] for name in self.config.tasks.outcomes], 1)
 
-    def step(self, batch: ImpressionBatch) -> StepResult:
+    def step(self, batch: list[ImpressionBatch]) -> StepResult:
         """The summed log losses of one batch."""
-        batch = replace(batch, events=known_only(batch.events, self.items.trained))
-        with torch.autocast(batch.hour.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.model(batch)
-        return StepResult(log_loss(logits, self.labels(batch), self.weights), len(batch.row))
+        parts = [replace(part, events=known_only(part.events, self.items.trained)) for part in batch]
+        with torch.autocast(parts[0].hour.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits = torch.cat([self.model(part) for part in parts])
+        labels = torch.cat([self.labels(part) for part in parts])
+        return StepResult(log_loss(logits, labels, self.weights), len(labels))
 
     def evaluate(self) -> dict[str, float]:
         """Summed log loss, and log loss and auc of each outcome, on the validation impressions.
@@ -145,9 +146,12 @@ class FinetuneTask:
                 metrics[f"auc.{name}"] = area
         return {"logloss": total} | metrics if metrics else {}
 
-    def dump_batch(self, batch: ImpressionBatch, path: Path) -> None:
+    def dump_batch(self, batch: list[ImpressionBatch], path: Path) -> None:
         """Write a batch's tensors, for the non-finite guard."""
-        tensors = dict(_tensors(vars(batch.events), "events.")) | dict(_tensors(vars(batch), ""))
+        tensors: dict[str, Tensor] = {}
+        for number, part in enumerate(batch):
+            tensors |= dict(_tensors(vars(part), f"{number}."))
+            tensors |= dict(_tensors(vars(part.events), f"{number}.events."))
         safetensors.torch.save_file(tensors, path)
 
     def export(self, path: Path) -> None:

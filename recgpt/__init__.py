@@ -12,29 +12,34 @@ if TYPE_CHECKING:
     from recgpt.api import RecGPT
     from recgpt.data.prepare import prepare
     from recgpt.evaluation import evaluate
+    from recgpt.ranker import Ranker
     from recgpt.stages import CallableStage
     from recgpt.state import UserState
 
+    finetune: CallableStage
     pretrain: CallableStage
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Ranker",
     "RecGPT",
     "UserState",
     "__version__",
     "evaluate",
+    "finetune",
     "prepare",
     "pretrain",
 ]
 
 _MODULES = {
+    "Ranker": "recgpt.ranker",
     "RecGPT": "recgpt.api",
     "UserState": "recgpt.state",
     "evaluate": "recgpt.evaluation",
     "prepare": "recgpt.data.prepare",
 }
-_STAGES = ("pretrain",)
+_STAGES = ("pretrain", "finetune")
 
 
 def __getattr__(name: str) -> Any:

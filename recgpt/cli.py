@@ -114,8 +114,8 @@ def _join_ids(words: list[str], flags: set[str]) -> list[str]:
     """`--user -5x` as `--user=-5x`: argparse takes an id that starts with a minus for an option."""
     joined: list[str] = []
     for word in words:
-        if joined and joined[-1] == "--user" and word not in flags:
-            joined[-1] = f"--user={word}"
+        if joined and joined[-1] in ("--user", "--items") and word not in flags:
+            joined[-1] = f"{joined[-1]}={word}"
         else:
             joined.append(word)
     return joined

@@ -163,10 +163,44 @@ def show_quickstart(summary: Mapping[str, Any]) -> None:
         (f"for {summary['recommended']['user']}", *columns),
         [(place, *(item.get(key, "") for key in columns)) for place, item in enumerate(items, 1)],
     )
+    if "ranking" in summary:
+        _show_quickstart_ranking(summary)
     stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in summary["seconds"].items())
     print(f"{stages}; trained on {summary['targets_per_second']:,.0f} events/s")
-    run = summary["run"]
-    print(f"next: recgpt recommend {run} --user ID -k 10, or recgpt config show {run}/config.yaml")
+    run = summary.get("ranking_run", summary["run"])
+    print(f"look at {summary['report']}")
+    print(f"next: recgpt recommend {run} --user ID -k 10; recgpt serve {run}; recgpt config show {run}/config.yaml")
+
+
+def _show_quickstart_ranking(summary: Mapping[str, Any]) -> None:
+    """The outcomes' metrics, and what the heads say of the items that the fine-tuned run recommends."""
+    systems = {"model": summary["ranking"]} | summary["ranking_beside"]
+    metrics = list(dict.fromkeys(key for values in summary["ranking"].values() for key in values))
+    _print_table(
+        ("outcome", "", *metrics),
+        [
+            (outcome, name, *(values[outcome].get(key) for key in metrics))
+            for outcome in summary["ranking"]
+            for name, values in systems.items()
+        ],
+    )
+    ranked = summary["ranked"]
+    outcomes = list(summary["ranking"])
+    titled = any("title" in item for item in ranked["items"])
+    _print_table(
+        (f"ranked for {ranked['user']}", "item", *(f"p({name})" for name in outcomes), *(["title"] if titled else [])),
+        [
+            (
+                place,
+                item["item"],
+                *(item["outcomes"][name] for name in outcomes),
+                *([item.get("title")] if titled else []),
+            )
+            for place, item in enumerate(ranked["items"], 1)
+        ],
+    )
+    served = summary["served"]
+    print(served.get("skipped") or f"served the same over HTTP in {served['milliseconds']} ms")
 
 
 def show_recommendations(result: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The verbs that make a run or read one whole: pretrain, evaluate, compare, export."""
+"""The verbs that make a run or read one whole: pretrain, evaluate, compare, export, report."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from recgpt import cli_output as output
 from recgpt.cli_verb import Verb, config_arguments, cutoffs, run_argument
+from recgpt.errors import ConfigError
 
 
 def _pretrain_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,38 @@ def _pretrain(arguments: argparse.Namespace) -> dict[str, Any]:
     )
 
 
+def _finetune_arguments(parser: argparse.ArgumentParser) -> None:
+    config_arguments(parser)
+    parser.add_argument(
+        "--from",
+        dest="from_run",
+        type=Path,
+        metavar="RUN",
+        help="the pretrained run whose event model the heads read; without it the event model is learned too",
+    )
+    parser.add_argument(
+        "--refit",
+        type=Path,
+        metavar="RUN",
+        help="a finished run of the same config, which chose when to stop: train anew for as long, on the "
+        "impressions of the training and the validation part together",
+    )
+    parser.add_argument("--fresh", action="store_true", help="delete what the run's folder holds and start again")
+
+
+def _finetune(arguments: argparse.Namespace) -> dict[str, Any]:
+    from recgpt.stages import load_stage
+
+    stage = load_stage("finetune")
+    return stage(
+        arguments.config,
+        overrides=arguments.overrides,
+        from_run=arguments.from_run,
+        fresh=arguments.fresh,
+        refit=arguments.refit,
+    )
+
+
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     run_argument(parser)
     parser.add_argument(
@@ -50,9 +83,9 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--k",
         type=cutoffs,
-        default=(10, 50),
+        default=None,
         metavar="K,K",
-        help="cut-offs of recall, NDCG and coverage, in items (default: 10,50)",
+        help="cut-offs of recall, NDCG and coverage, in items (default: 10,50); not for a fine-tuned run",
     )
 
 
@@ -79,6 +112,14 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write or to resume")
     parser.add_argument("--users", action="store_true", help="user embeddings")
     parser.add_argument("--items", action="store_true", help="item embeddings")
+    parser.add_argument("--index", action="store_true", help="a FAISS index of the items, for `recommend --index`")
+    parser.add_argument(
+        "--index-kind",
+        choices=("auto", "flat", "hnsw"),
+        metavar="KIND",
+        help="flat: exact; hnsw: approximate, finds at least 98 in 100 of the best, told in the manifest; "
+        "auto: flat up to 300,000 items (default: auto)",
+    )
     parser.add_argument(
         "--as-of",
         metavar="T",
@@ -90,14 +131,24 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 def _export(arguments: argparse.Namespace) -> dict[str, Any]:
     from recgpt.export import export
 
-    both = not (arguments.users or arguments.items)
+    if arguments.index_kind and not arguments.index:
+        raise ConfigError(f"--index-kind: {arguments.index_kind}, but no index is asked for; add --index")
+    both = not (arguments.users or arguments.items or arguments.index)
     return export(
         arguments.folder,
         arguments.out,
         users=arguments.users or both,
         items=arguments.items or both,
         as_of=arguments.as_of,
+        index=(arguments.index_kind or "auto") if arguments.index else None,
     )
+
+
+def _report(arguments: argparse.Namespace) -> dict[str, Any]:
+    from recgpt.report import report
+
+    path = report(arguments.folder)
+    return {"report": str(path), "bytes": path.stat().st_size}
 
 
 VERBS = (
@@ -117,10 +168,26 @@ VERBS = (
         output.show_fields,
     ),
     Verb(
+        "finetune",
+        "ranking heads on impressions, from a pretrained run",
+        "Train ranking heads on the impressions of CONFIG's log: a probability for each outcome of\n"
+        "tasks.outcomes. Validates several times in an epoch, keeps the best, stops when nothing is gained.\n"
+        "The event model is tuned at its own rate (tasks.backbone_lr), left frozen (0), or learned too.",
+        (
+            "finetune configs/finetune/kuairand-pure.yaml --from runs/kuairand-pure",
+            "finetune my.yaml --from runs/log tasks.backbone_lr=0",
+            "finetune my.yaml --from runs/log --refit runs/my run.dir=runs/my-refit",
+        ),
+        _finetune_arguments,
+        _finetune,
+        output.show_fields,
+    ),
+    Verb(
         "evaluate",
         "metrics of a run beside its baselines",
         "Rank every candidate for every user of a split, for the model and for popularity,\n"
-        "item-kNN and Markov counts. Ties never help. Writes RUN/eval/SPLIT.json.",
+        "item-kNN and Markov counts. Ties never help. Of a fine-tuned run: the predicted outcomes\n"
+        "of every impression, beside each item's own rate. Writes RUN/eval/SPLIT.json.",
         ("evaluate runs/ml-1m", "evaluate runs/ml-1m --split valid --k 5,10,100"),
         _evaluate_arguments,
         _evaluate,
@@ -133,19 +200,32 @@ VERBS = (
         ("compare runs/hash runs/content", "compare runs/a runs/b --split valid"),
         _compare_arguments,
         _compare,
-        output.show_fields,
+        output.show_comparison,
     ),
     Verb(
         "export",
-        "user and item embeddings as Parquet",
-        "Write users/part-*.parquet and items/part-*.parquet, then manifest.json. Without --users\n"
-        "and --items both. An export that was stopped goes on at the part where it stopped.",
+        "user and item embeddings as Parquet, a FAISS index",
+        "Write users/part-*.parquet, items/part-*.parquet, index.faiss with index_ids.parquet\n"
+        "(row, item), then manifest.json. Without flags users and items. An export that was\n"
+        "stopped goes on at the part where it stopped.",
         (
             "export runs/ml-1m --out exports/today",
+            "export runs/ml-1m --out exports/today --users --items --index",
             "export runs/log --out x --users --as-of 2024-05-01",
         ),
         _export_arguments,
         _export,
+        output.show_fields,
+    ),
+    Verb(
+        "report",
+        "what a run learned and what came out, as one HTML page",
+        "Write RUN/report.html: one file that opens from the disk, with the curves of training,\n"
+        "metrics beside the baselines, calibration, popularity, the model's vectors and a few\n"
+        "users' stories. Of the test part it shows what `evaluate` saved; it reads none itself.",
+        ("report runs/ml-1m", "report runs/clicks --json"),
+        run_argument,
+        _report,
         output.show_fields,
     ),
 )

@@ -1,35 +1,36 @@
-"""`recgpt quickstart`: a log becomes a model that recommends, in one command, with every file left to look at."""
+"""`recgpt quickstart`: a log becomes a model that recommends and ranks, in one command, with every file to look at."""
 
 from __future__ import annotations
 
+import importlib
+import json
 import shutil
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from recgpt.config import read_config
-from recgpt.data.hashing import hash_ids
 from recgpt.data.prepared import Prepared
-from recgpt.data.simulator import Simulation, SimulatorConfig, open_simulation, simulate
 from recgpt.errors import ConfigError
-from recgpt.evaluation import Block, Scorer, evaluate
+from recgpt.evaluation import evaluate
 from recgpt.export import export
 from recgpt.files import write_json
-from recgpt.recommend import recommend_user
+from recgpt.quickstart_logs import Size, Story, named, oracle_predictor, oracle_scorer, simulated
+from recgpt.ranking_evaluation import evaluate_ranking
+from recgpt.recommend import rank_user, recommend_user
+from recgpt.report import report
 from recgpt.runs import TrainedRun
-from recgpt.stages import find_folder, load_stage
+from recgpt.stages import load_stage
 
-Size = Literal["tiny", "small"]
-LONGEST = {"tiny": 0.5, "small": 4.0}  # minutes of training on a real log
+RETRIEVAL = ("model", "popularity", "item_knn", "markov", "oracle")
+OUTCOME = ("auc", "gauc", "logloss", "ne", "ece")
 
 
 def quickstart(data: str | None, size: Size, out: str | Path) -> dict[str, Any]:
-    """Simulate (or find) a log, pretrain on it, evaluate beside the baselines, export, recommend.
+    """Simulate (or find) a log, pretrain, evaluate, export, recommend; fine-tune, rank, serve one request, report.
 
     Args:
         data: a named log under `$RECGPT_DATA`, or None for the built-in simulator.
@@ -38,43 +39,96 @@ def quickstart(data: str | None, size: Size, out: str | Path) -> dict[str, Any]:
 
     Returns:
         The summary that is also written to `OUT/summary.json`: metrics of the model, the baselines and, on the
-        simulator, the oracle; seconds of each stage; recommendations for one user.
+        simulator, the oracle; `ranking` with the outcomes' metrics; seconds of each stage; recommendations for one
+        user.
     """
-    import pyarrow.parquet as pq
-
     out, seconds = Path(out), _Seconds()
-    extra: dict[str, Scorer] = {}
-    story = {"data": data, "size": size}
     with seconds("data"):
-        config, simulation = _simulated(size, out) if data is None else (_named(data, size, out), None)
+        story = simulated(size, out) if data is None else named(data, size, out)
     with seconds("pretrain"):
-        trained = load_stage("pretrain")(config, fresh=_another_story(out, story))
-    if simulation is not None:
-        extra["oracle"] = oracle_scorer(simulation, TrainedRun.open(trained["run"]).prepared)
+        fresh = _another_story(out, {"data": data, "size": size})
+        trained = load_stage("pretrain")(story.pretrain, fresh=fresh)
     with seconds("evaluate"):
-        metrics = evaluate(trained["run"], "test", (10, 50), extra)
+        scorers = {}
+        if story.simulation is not None:
+            scorers["oracle"] = oracle_scorer(story.simulation, TrainedRun.open(trained["run"]).prepared)
+        metrics = evaluate(trained["run"], "test", (10, 50), scorers)
     with seconds("export"):
         export(trained["run"], out / "export")
     with seconds("recommend"):
-        users = pq.read_table(out / "export" / "users" / "part-00000.parquet", columns=["user"])
-        user = str(users["user"][0].as_py())
+        user = _first_user(out / "export")
         recommended = recommend_user(trained["run"], user, 10)
-    summary: dict[str, Any] = {
-        name: metrics[name] for name in ("model", "popularity", "item_knn", "markov", "oracle") if name in metrics
-    }
-    summary |= {
-        "paired": metrics.get("paired", {}),
-        "seconds": seconds.of,
-        "targets_per_second": trained["targets"] / max(trained["seconds"], 1e-9),
-        "run": trained["run"],
-        "recommended": {"user": user, "items": recommended["items"]},
-    }
+    summary: dict[str, Any] = {name: metrics[name] for name in RETRIEVAL if name in metrics}
+    summary |= {"paired": metrics.get("paired", {}), "run": trained["run"]}
+    summary["recommended"] = {"user": user, "items": recommended["items"]}
+    if story.finetune is not None:
+        summary |= _ranking(story, trained["run"], user, fresh, seconds)
+    with seconds("report"):
+        summary["report"] = str(report(summary.get("ranking_run", trained["run"])))
+        shutil.copyfile(summary["report"], out / "report.html")
+        summary["report"] = str(out / "report.html")
+    summary |= {"seconds": seconds.of, "targets_per_second": trained["targets"] / max(trained["seconds"], 1e-9)}
     write_json(out / "summary.json", summary)
     return summary
 
 
+def _ranking(story: Story, run: str, user: str, fresh: bool, seconds: _Seconds) -> dict[str, Any]:
+    """Fine-tune, evaluate beside the items' own rates, rank what was recommended, serve one request."""
+    assert story.finetune is not None
+    with seconds("finetune"):
+        tuned = load_stage("finetune")(story.finetune, from_run=run, fresh=fresh)
+    with seconds("evaluate ranking"):
+        extra = {}
+        if story.simulation is not None:
+            extra["oracle"] = oracle_predictor(story.simulation, Prepared.open(story.finetune["data"]["prepared"]))
+        metrics = evaluate_ranking(tuned["run"], "test", extra)
+    with seconds("rank"):
+        items = [each["item"] for each in recommend_user(tuned["run"], user, 10)["items"]]
+        ranked = rank_user(tuned["run"], user, items)
+    with seconds("serve"):
+        served = _served(tuned["run"], user, items)
+    told = {
+        name: {outcome: {key: values[key] for key in OUTCOME} for outcome, values in metrics[source].items()}
+        for name, source in (("ranking", "outcomes"), ("item_popularity", "item_popularity"), ("oracle", "oracle"))
+        if source in metrics
+    }
+    return {
+        "ranking": told.pop("ranking"),
+        "ranking_beside": told,
+        "ranking_run": tuned["run"],
+        "ranked": {"user": user, "items": ranked["items"]},
+        "served": served,
+    }
+
+
+def _served(run: str, user: str, items: list[Any]) -> dict[str, Any]:
+    """Start the service on a free port, ask it once, stop it; told where its packages are missing."""
+    try:
+        load_stage("serve")
+        serving = importlib.import_module("recgpt.serve.main").serving
+        with serving(run, ["serve.with_log=true"]) as url:
+            request = urllib.request.Request(
+                f"{url}/v1/rank",
+                json.dumps({"user": user, "items": items}).encode(),
+                {"content-type": "application/json"},
+            )
+            started = time.perf_counter()
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                ranked = json.load(answer)["items"]
+            return {"milliseconds": round(1000 * (time.perf_counter() - started), 1), "items": ranked}
+    except ConfigError as error:
+        return {"skipped": str(error)}
+
+
+def _first_user(folder: Path) -> str:
+    import pyarrow.parquet as pq
+
+    users = pq.read_table(folder / "users" / "part-00000.parquet", columns=["user"])
+    return str(users["user"][0].as_py())
+
+
 def _another_story(out: Path, story: dict[str, Any]) -> bool:
-    """Whether `out` holds the quickstart of another log or size, whose run and export then make way for this one."""
+    """Whether `out` holds the quickstart of another log or size, whose runs and export then make way for this one."""
     marker = out / "quickstart.json"
     other = marker.is_file() and read_config(marker) != story
     if other and (out / "export").is_dir():
@@ -94,52 +148,3 @@ class _Seconds:
         started = time.perf_counter()
         yield
         self.of[stage] = round(time.perf_counter() - started, 3)
-
-
-def _named(name: str, size: Size, out: Path) -> dict[str, Any]:
-    """The config of a named log, with its training time capped."""
-    folder = find_folder("configs") / "pretrain"
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in folder.glob("*.yaml") if file.stem != "quickstart")
-        raise ConfigError(
-            f"--data: no log is named {name!r}; choose one of {', '.join(known)}, or write a config for your own"
-        )
-    config = read_config(path)
-    run = dict(config.get("run") or {})
-    longest = LONGEST[size]
-    run |= {"dir": str(out / "run"), "minutes": min(longest, run.get("minutes") or longest)}
-    return config | {"data": config["data"] | {"prepared": str(out / "prepared")}, "run": run}
-
-
-def _simulated(size: Size, out: Path) -> tuple[dict[str, Any], Simulation]:
-    """Write the simulated log and a config for it, unless they are there already."""
-    wanted, folder = SimulatorConfig.preset(size), out / "log"
-    if not (folder / "config.yaml").is_file() or read_config(folder / "config.yaml") != wanted.model_dump(mode="json"):
-        simulate(wanted, folder)
-    config = read_config(find_folder("configs") / "pretrain" / "quickstart.yaml")
-    config["data"] = config["data"] | {
-        "events": str(folder / "events.parquet"),
-        "items": config["data"]["items"] | {"path": str(folder / "items.parquet")},
-        "prepared": str(out / "prepared"),
-    }
-    config["run"] = config["run"] | {"dir": str(out / "run")}
-    if size == "tiny":
-        config["model"] = config["model"] | {"dim": 32, "dropout": 0.5}  # 9,000 events are soon learned by heart
-        config["optim"] = config["optim"] | {"batch_tokens": 2560}
-        config["run"] = config["run"] | {"epochs": 20}
-    return config, open_simulation(folder)
-
-
-def oracle_scorer(simulation: Simulation, prepared: Prepared) -> Scorer:
-    """The best that any model can do: the true probabilities, the latent state known."""
-    rows = prepared.items.rows(hash_ids(simulation.item_ids))
-    known = rows >= 0
-
-    def score(block: Block) -> NDArray[np.float32]:
-        users = simulation.user_rows([str(user) for user in prepared.user_ids(block.users)])
-        scores = np.full((len(users), prepared.n_items), -np.inf, np.float32)
-        scores[:, rows[known]] = simulation.oracle_scores(users, "test")[:, known]
-        return scores
-
-    return score

@@ -34,8 +34,8 @@ from recgpt.state import UserState
 
 FORMAT = 1
 WEIGHTS, SAVED = "ranker.safetensors", "ranker.json"
-BLOCK = 256
-"""Candidates that are scored at once: the attention over a long state stays in the cache."""
+BLOCK = 64
+"""Candidates that are scored at once: the attention over a long state stays in the processor's cache."""
 
 
 class ScoreConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -49,7 +50,7 @@ def predict(
     """
     p = np.zeros((len(data), len(model.network.outcomes)))
     labels = {name: np.full(len(data), np.nan, np.float32) for name in model.network.outcomes}
-    for batch in data.epoch(None):
+    for batch in itertools.chain.from_iterable(data.epoch(None)):
         known = replace(batch, events=known_only(batch.events, items.trained))
         rows = batch.row.numpy()
         p[rows] = torch.sigmoid(model(known).double()).numpy()

@@ -1,12 +1,17 @@
-"""Recommendations for one user of a run's log: the body that the service answers too."""
+"""Recommendations and ranks for one user of a run's log: the bodies that the service answers too."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recgpt.data.events import NO_TIME
+from recgpt.answers import rank_answer, recommend_answer
+from recgpt.config import parse_yaml
+from recgpt.data.hashing import hash_ids
+from recgpt.errors import ConfigError
 from recgpt.runs import TrainedRun
+from recgpt.state import UserState
 
 
 def recommend_user(run: str | Path, user: str, k: int) -> dict[str, Any]:
@@ -18,33 +23,72 @@ def recommend_user(run: str | Path, user: str, k: int) -> dict[str, Any]:
         k: how many items.
 
     Returns:
-        `{"items": [{item, score, title?}], "state": {events, last_time, source}, "model"}`; last_time in microseconds
-        since 1970 UTC, or null.
+        See `recgpt.answers.recommend_answer`.
 
     Raises:
         ConfigError: the log has no such user.
     """
     trained = TrainedRun.open(run)
-    row = trained.prepared.find_user(user)
-    first = int(trained.prepared.users.offset[row])
-    events = trained.prepared.events(first, first + int(trained.prepared.users.n_events[row]))
-    state = trained.model.encode(events)
-    best = trained.model.recommend(state, k)
-    return {
-        "items": [{"item": item, "score": score} | _title(trained, item) for item, score in best],
-        "state": {
-            "events": state.n,
-            "last_time": None if state.last_time == NO_TIME else state.last_time,
-            "source": "rebuild",
-        },
-        "model": trained.model.fingerprint,
-    }
+    return recommend_answer(trained.model, _state(trained, user), "rebuild", k)
 
 
-def _title(trained: TrainedRun, item: int | str) -> dict[str, str | None]:
-    from recgpt.data.hashing import hash_ids
+def rank_user(
+    run: str | Path, user: str, items: Sequence[int | str], context: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The outcomes of items for a user after all the events of the log.
 
-    titles = trained.model.items.title
-    if titles is None:
-        return {}
-    return {"title": titles[int(trained.model.items.rows(hash_ids([item]))[0])]}
+    Args:
+        run: the folder of a fine-tuned run.
+        user: the id as it stands in the log.
+        items: their ids; a text stands for an integer id too.
+        context: what is known of the request, by the log's column names.
+
+    Returns:
+        See `recgpt.answers.rank_answer`.
+
+    Raises:
+        ConfigError: no fine-tuned run, no such user, no item, or an unknown name or value in `context`.
+    """
+    from recgpt.ranker import Ranker
+
+    if not items:
+        raise ConfigError("items: none is given; name at least one item id")
+    trained, ranker = TrainedRun.open(run), Ranker.from_pretrained(run)
+    rows = ranker.recgpt.items.rows(hash_ids(list(items)))
+    ids = [ranker.recgpt.items.id(int(row)) if row >= 0 else item for row, item in zip(rows, items, strict=True)]
+    return rank_answer(ranker, _state(trained, user), "rebuild", ids, context)
+
+
+def read_context_words(words: Sequence[str]) -> dict[str, Any]:
+    """`key=value` words as a mapping, values read as YAML.
+
+    Raises:
+        ConfigError: a word without a key, or a value that is no scalar.
+    """
+    context = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not key or not equals:
+            raise ConfigError(f"--context: {word!r}; write key=value, for example device=phone")
+        value = parse_yaml(text, f"--context {word}")
+        if isinstance(value, list | dict):
+            raise ConfigError(f"--context: {word!r} is no single value; write key=value, for example device=phone")
+        context[key] = value
+    return context
+
+
+def read_items_file(path: str | Path) -> list[str]:
+    """The ids in a text file, one a line; empty lines are left out.
+
+    Raises:
+        ConfigError: no such file, or no text in UTF-8.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--items-file: {path}: {error}; give a text file with one item id a line") from error
+    return [line for line in text.split("\n") if line]
+
+
+def _state(trained: TrainedRun, user: str) -> UserState:
+    return trained.model.encode(trained.history(trained.prepared.find_user(user)))

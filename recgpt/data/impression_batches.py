@@ -118,23 +118,26 @@ class ImpressionBatches:
         """The groups of each batch of an epoch; None: not shuffled."""
         if epoch is not None and self._order is not None and self._order[0] == epoch:
             return self._order[1]
-        groups = np.arange(len(self._begin))
-        rng = np.random.Generator(np.random.PCG64([self.seed, epoch or 0]))
-        mine = groups if epoch is None else rng.permutation(groups)
-        batches = []
-        for width in np.unique(self._widths):
-            rows = mine[self._widths[mine] == width]
-            size = max(1, self.tokens // int(width))
-            batches += [rows[i : i + size] for i in range(0, len(rows), size)]
+        if epoch is None:
+            mine = np.argsort(self._widths, kind="stable")
+        else:
+            mine = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self._widths))
+        # A batch is cut where its tokens are full; the first group of a batch may exceed them.
+        number = (np.cumsum(self._widths[mine]) - 1) // self.tokens
+        batches = np.split(mine, np.flatnonzero(np.diff(number)) + 1) if len(mine) else []
         if epoch is not None:
-            rng.shuffle(batches)
             self._order = (epoch, batches)
         return batches
 
-    def epoch(self, epoch: int | None, skip: int = 0) -> Iterator[ImpressionBatch]:
-        """The batches of one epoch after the first `skip`; None: all impressions once, not shuffled."""
+    def epoch(self, epoch: int | None, skip: int = 0) -> Iterator[list[ImpressionBatch]]:
+        """The batches of one epoch after the first `skip`; None: all impressions once, sorted by width.
+
+        Each comes in parts of like width: a batch of random groups is an unbiased sample of the impressions (users of
+        like history are alike, so batches of one width pull the base rates to and fro), and little of it is padding.
+        """
         for groups in self.order(epoch)[skip:]:
-            yield self.batch(groups)
+            kind = np.ceil(np.log2(self._widths[groups]))
+            yield [self.batch(groups[kind == width]) for width in np.unique(kind)]
 
     def batch(self, groups: NDArray[np.int64]) -> ImpressionBatch:
         """The batch of some groups."""

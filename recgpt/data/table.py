@@ -17,6 +17,8 @@ from recgpt.data.hashing import hash_ids
 from recgpt.data.schema import UNITS_PER_SECOND, DataSchema, time_point
 from recgpt.errors import ConfigError
 
+SIDE_TABLES = ("features", "profile")
+"""Tables whose categories may be whole numbers in floating point, as in the log's side tables."""
 NEAR = 0.8
 """How alike two column names are, of 1, before one is taken for a misspelt other."""
 
@@ -179,6 +181,8 @@ def _column(arrow: pa.Table, name: str, kind: str, where: str) -> NDArray:
     """An outcome, context or feature column; absent = unknown throughout."""
     column = arrow[name] if name in arrow.column_names else pa.chunked_array([pa.nulls(arrow.num_rows)])
     if kind == "categorical":
+        if where in SIDE_TABLES and pa.types.is_floating(column.type) and _whole(column):
+            column = column.cast(pa.int64())
         return _hashes(column, f"{where}.{name}", required=False)
     return _numbers(column, f"{where}.{name}", kind)
 
@@ -227,6 +231,12 @@ def _hashes(column: pa.ChunkedArray, where: str, required: bool) -> NDArray[np.i
     distinct = column.drop_null().unique()
     codes = pc.fill_null(pc.index_in(column, value_set=distinct), len(distinct)).to_numpy()
     return np.append(hash_ids(distinct), 0)[codes]
+
+
+def _whole(column: pa.ChunkedArray) -> bool:
+    """Whether all are integers that a float holds exactly: what pandas makes of integers where some are missing."""
+    values = column.drop_null().to_numpy()
+    return bool(np.all((values == np.floor(values)) & (np.abs(values) < 2**53)))
 
 
 def _times(column: pa.ChunkedArray, where: str, unit: str) -> NDArray[np.int64]:

@@ -86,16 +86,29 @@ class DinHead(BehaviourHead):
     def weights(self, reading: Reading, state: Tensor, visible: Tensor, candidate: Tensor) -> Tensor:
         """The attention a_i, [N, P]; zero where not visible."""
         keys, from_key, _ = reading
-        q = self.query(candidate).unsqueeze(1)
-        inner = (
-            self.from_product(q * keys.index_select(0, state)) + from_key.index_select(0, state) + self.from_query(q)
-        )
+        q = self.query(candidate)
+        if len(keys) == 1:
+            inner = self._one_state(keys[0], from_key[0], q)
+        else:
+            inner = self.from_product(q.unsqueeze(1) * keys.index_select(0, state))
+            inner = inner + from_key.index_select(0, state) + self.from_query(q).unsqueeze(1)
         hidden = torch.arange(keys.shape[1], device=keys.device) >= visible.unsqueeze(-1)
         return self.weight(F.silu(inner)).squeeze(-1).masked_fill(hidden, 0.0)
+
+    def _one_state(self, keys: Tensor, from_key: Tensor, q: Tensor) -> Tensor:
+        """The first layer of N candidates over one state's keys [P, A], [N, P, A], without the keys' copy for each.
+
+        W4 (q * k) = (W4 diag(q)) k: one batched product, whose sum with the event's share is taken on the way.
+        """
+        products = (self.from_product.weight * q.unsqueeze(1)).transpose(1, 2)
+        inner = torch.baddbmm(from_key.expand(len(q), -1, -1), keys.expand(len(q), -1, -1), products)
+        return inner.add_(self.from_query(q).unsqueeze(1))
 
     def forward(self, reading: Reading, state: Tensor, visible: Tensor, candidate: Tensor) -> Tensor:
         """See `BehaviourHead.forward`."""
         a = self.weights(reading, state, visible, candidate).to(reading[2].dtype)
+        if len(reading[2]) == 1:
+            return a @ reading[2][0]
         return torch.bmm(a.unsqueeze(1), reading[2].index_select(0, state)).squeeze(1)
 
 
