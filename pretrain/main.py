@@ -30,6 +30,7 @@ def run(
     from recgpt.data.prepare import prepare
     from recgpt.model import EventModel
     from recgpt.train import run_status, train
+    from recgpt.train.checkpoint import current_checkpoint
     from recgpt.train.stage import bind, load_weights, report, resolve
 
     from .config import PretrainConfig
@@ -41,10 +42,11 @@ def run(
     prepared = prepare(resolved.data)
     resolved = bind(resolved, prepared)
     status = run_status(folder, resolved, fresh)
+    begun = status != "new" and current_checkpoint(folder) is not None
     with torch.random.fork_rng():
         torch.manual_seed(resolved.run.seed)
         model = EventModel(resolved.model, prepared.schema)
-    if resolved.run.start_from is not None and status == "new":
+    if resolved.run.start_from is not None and not begun:
         load_weights(model, RecGPT.from_pretrained(resolved.run.start_from).model, resolved.run.start_from)
     task = PretrainTask(resolved, prepared, model)
     return report(train(task, resolved.optim, resolved.run, resolved, fresh))

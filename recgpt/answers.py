@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from recgpt.api import RecGPT
 from recgpt.data.events import NO_TIME
 from recgpt.data.hashing import hash_ids
+from recgpt.index import ItemIndex, recommend_with_index
 from recgpt.state import UserState
 
 if TYPE_CHECKING:
@@ -21,14 +22,18 @@ def recommend_answer(
     k: int,
     exclude_seen: bool = True,
     candidates: Sequence[int | str] | None = None,
+    index: ItemIndex | None = None,
 ) -> dict[str, Any]:
-    """The k best items for a state; see `RecGPT.recommend`.
+    """The k best items for a state; see `RecGPT.recommend`. Of all items through `index`, if there is one.
 
     Returns:
         `{"items": [{item, score, title?}], "state": {events, last_time, source}, "model"}`, best first; `title` where
         the run has titles; `model` is the event model's fingerprint.
     """
-    best = model.recommend(state, k, exclude_seen, candidates)
+    if index is None or candidates is not None:
+        best = model.recommend(state, k, exclude_seen, candidates)
+    else:
+        best = recommend_with_index(model, index, state, k, exclude_seen)
     titles = _titles(model, [item for item, _ in best])
     items = [{"item": item, "score": score, **title} for (item, score), title in zip(best, titles, strict=True)]
     return {"items": items, "state": state_fields(state, source), "model": model.fingerprint}

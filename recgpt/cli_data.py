@@ -1,4 +1,4 @@
-"""The verbs that read a log or a config: quickstart, prepare, data check, config show."""
+"""The verbs that read a log or a config: quickstart, init, prepare, data check, config show."""
 
 from __future__ import annotations
 
@@ -37,6 +37,27 @@ def _quickstart(arguments: argparse.Namespace) -> dict[str, Any]:
     from recgpt.quickstart import quickstart
 
     return quickstart(arguments.data, arguments.size, arguments.out)
+
+
+def _init_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "log", metavar="LOG", help="a file, or a glob in quotes: .parquet, .csv, .tsv or .txt, also gzipped"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="CONFIG", help="the config to write (default: the log's name with .yaml, here)"
+    )
+
+
+def _init(arguments: argparse.Namespace) -> dict[str, Any]:
+    from recgpt.init import init
+
+    return init(arguments.log, arguments.out)
+
+
+def _show_init(result: dict[str, Any]) -> None:
+    from recgpt.init.config import init_text
+
+    output.print_text(init_text(result))
 
 
 def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -79,6 +100,17 @@ VERBS = (
         _quickstart_arguments,
         _quickstart,
         output.show_quickstart,
+    ),
+    Verb(
+        "init",
+        "a commented config for a log, to look over",
+        "Look at a log's first 200,000 rows and write a config: user, item, clock, order, outcomes,\n"
+        "context and split as guessed from names and values. CHECK marks what to look at, EDIT_...\n"
+        "what could not be guessed. Tables of items and users beside the log stand there as comments.",
+        ("init events.parquet", "init 'logs/2024-*.csv.gz' --out my.yaml"),
+        _init_arguments,
+        _init,
+        _show_init,
     ),
     Verb(
         "prepare",

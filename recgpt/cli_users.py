@@ -23,12 +23,18 @@ def _user_arguments(parser: argparse.ArgumentParser) -> None:
 def _recommend_arguments(parser: argparse.ArgumentParser) -> None:
     _user_arguments(parser)
     parser.add_argument("-k", type=positive, default=10, metavar="N", help="how many items (default: 10)")
+    parser.add_argument(
+        "--index",
+        type=Path,
+        metavar="DIR",
+        help="search the index of an export of this run (recgpt export RUN --out DIR --index) instead of all items",
+    )
 
 
 def _recommend(arguments: argparse.Namespace) -> dict[str, Any]:
     from recgpt.recommend import recommend_user
 
-    return recommend_user(arguments.folder, arguments.user, arguments.k)
+    return recommend_user(arguments.folder, arguments.user, arguments.k, index=arguments.index)
 
 
 def _rank_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,7 @@
-"""Batch export of user and item vectors to Parquet, part by part, so that a killed export goes on where it stopped."""
+"""Batch export of user and item vectors to Parquet, part by part, so that a killed export goes on where it stopped.
+
+And of the item index, which is made in one piece.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,23 @@ from recgpt.data.events import NO_TIME
 from recgpt.data.schema import time_point
 from recgpt.errors import ConfigError
 from recgpt.files import atomic_write_bytes, remove_leftovers, write_json
+from recgpt.index import MANIFEST, QUERIES, IndexChoice, import_faiss, write_index
 from recgpt.runs import TrainedRun, user_blocks
 from recgpt.state import last_time
 
 PART = 8192  # users or items of one file
-MANIFEST, STARTED = "manifest.json", "started.json"
+STARTED = "started.json"
 
 
 def export(
-    run: str | Path, out: str | Path, users: bool = True, items: bool = True, as_of: int | str | None = None
+    run: str | Path,
+    out: str | Path,
+    users: bool = True,
+    items: bool = True,
+    as_of: int | str | None = None,
+    index: IndexChoice | None = None,
 ) -> dict[str, Any]:
-    """Write `users/part-*.parquet`, `items/part-*.parquet` and, last, `manifest.json`.
+    """Write `users/part-*.parquet`, `items/part-*.parquet`, the index and, last, `manifest.json`.
 
     The dot product of a user's and an item's embedding is the score that `recommend` ranks by.
 
@@ -35,13 +44,17 @@ def export(
         users: write (user, embedding, last_time, n_events).
         items: write (item, embedding, n_events).
         as_of: leave out events at or after this moment (ISO date, or an integer in the log's time unit).
+        index: write `index.faiss` and `index_ids.parquet` (row, item): `flat`, `hnsw`, or `auto` by the number of
+            items; see `recgpt.index`.
 
     Returns:
         The manifest.
 
     Raises:
-        ConfigError: `out` holds another export.
+        ConfigError: `out` holds another export, or faiss is missing.
     """
+    if index is not None:
+        import_faiss()  # told before the hours of work
     trained, out = TrainedRun.open(run), Path(out)
     moment = _moment(trained, as_of)
     head = {
@@ -52,6 +65,7 @@ def export(
         "items": items,
         "as_of": moment,
         "part": PART,
+        "index_kind": index,
     }
     finished = _claim(out, head)
     if finished is not None:
@@ -61,6 +75,8 @@ def export(
         counts["n_items"] = _export_items(trained, out / "items")
     if users:
         counts["n_users"] = _export_users(trained, out / "users", moment)
+    if index is not None:
+        counts["index"] = write_index(out, trained.model, index, _some_users(trained))
     manifest = head | counts | {"written": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
     write_json(out / MANIFEST, manifest)
     (out / STARTED).unlink()
@@ -152,6 +168,15 @@ def _export_users(trained: TrainedRun, folder: Path, moment: int | None) -> int:
             },
         )
     return prepared.n_users
+
+
+def _some_users(trained: TrainedRun) -> np.ndarray:
+    """Embeddings of users spread over the log, float32 [Q, D]: what an index will be asked."""
+    prepared = trained.prepared
+    n = min(QUERIES, prepared.n_users)
+    rows = np.unique(np.linspace(0, prepared.n_users - 1, n).astype(np.int64)) if n else np.zeros(0, np.int64)
+    blocks = user_blocks(prepared, rows, prepared.users.n_events[rows], 1)  # one by one: a block reads all between
+    return trained.model.embed_users([history for _, histories, _ in blocks for history in histories]).numpy()
 
 
 def _events_before(trained: TrainedRun, moment: int) -> np.ndarray:

@@ -67,9 +67,10 @@ def _capped(config: dict[str, Any], size: Size, out: Path, name: str) -> dict[st
     return config | {"data": config["data"] | {"prepared": str(out / f"prepared-{name}")}, "run": run}
 
 
-def simulated(size: Size, out: Path) -> Story:
+def simulated(size: Size | SimulatorConfig, out: Path) -> Story:
     """Write the simulated log, unless it is there already, and complete the configs for it."""
-    wanted, folder = SimulatorConfig.preset(size), out / "log"
+    wanted = size if isinstance(size, SimulatorConfig) else SimulatorConfig.preset(size)
+    folder = out / "log"
     if not (folder / "config.yaml").is_file() or read_config(folder / "config.yaml") != wanted.model_dump(mode="json"):
         simulate(wanted, folder)
     pretrain, finetune = (_placed(stage, folder, out) for stage in ("pretrain", "finetune"))
@@ -110,7 +111,7 @@ def oracle_scorer(simulation: Simulation, prepared: Prepared) -> Scorer:
 def oracle_predictor(simulation: Simulation, prepared: Prepared) -> Predictor:
     """The true probabilities of each user's held-out impression, whose place is the user's last event."""
 
-    def predict(rows: ImpressionScores) -> Mapping[str, NDArray[np.float64]]:
+    def predict(rows: ImpressionScores) -> Mapping[str, NDArray[np.float32]]:
         users = simulation.user_rows([str(user) for user in prepared.user_ids(rows.user)])
         last = np.searchsorted(simulation.log.user, users, side="right") - 1
         return {"click": simulation.log.p_click[last], "like": simulation.log.p_like[last]}

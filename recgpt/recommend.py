@@ -10,26 +10,29 @@ from recgpt.answers import rank_answer, recommend_answer
 from recgpt.config import parse_yaml
 from recgpt.data.hashing import hash_ids
 from recgpt.errors import ConfigError
+from recgpt.index import ItemIndex
 from recgpt.runs import TrainedRun
 from recgpt.state import UserState
 
 
-def recommend_user(run: str | Path, user: str, k: int) -> dict[str, Any]:
+def recommend_user(run: str | Path, user: str, k: int, index: str | Path | None = None) -> dict[str, Any]:
     """The k best unseen items for a user after all the events of the log.
 
     Args:
         run: a run folder.
         user: the id as it stands in the log.
         k: how many items.
+        index: the folder of an export with an index of this run's items; by default all items are scored.
 
     Returns:
         See `recgpt.answers.recommend_answer`.
 
     Raises:
-        ConfigError: the log has no such user.
+        ConfigError: the log has no such user, or the index is another model's or damaged.
     """
     trained = TrainedRun.open(run)
-    return recommend_answer(trained.model, _state(trained, user), "rebuild", k)
+    opened = None if index is None else ItemIndex.open(index, trained.model)
+    return recommend_answer(trained.model, _state(trained, user), "rebuild", k, index=opened)
 
 
 def rank_user(

@@ -56,9 +56,15 @@ class Engine:
         """A view of Parquet files with two more columns: the file's number and the row's number in it."""
         self.files += paths
         files = ", ".join(quote_text(str(path)) for path in paths)
+        table = f"read_parquet([{files}], union_by_name = true)"
+        types = self.backend.con.execute(f"DESCRIBE SELECT * FROM {table}").fetchall()
+        # Ibis does not know nanoseconds with a zone, which pandas writes; microseconds are what is kept anyway.
+        moments = [quote_name(column) for column, kind, *_ in types if kind == "TIMESTAMPTZ_NS"]
+        plain = ", ".join(f"{column}::TIMESTAMPTZ AS {column}" for column in moments)
+        every = f"* REPLACE ({plain})" if moments else "*"
         self.backend.raw_sql(
-            f'CREATE VIEW {quote_name(name)} AS SELECT *, file_index::BIGINT AS "{FILE}",'
-            f' file_row_number AS "{ROW}" FROM read_parquet([{files}], union_by_name = true)'
+            f'CREATE VIEW {quote_name(name)} AS SELECT {every}, file_index::BIGINT AS "{FILE}",'
+            f' file_row_number AS "{ROW}" FROM {table}'
         )
         return self.backend.table(name)
 

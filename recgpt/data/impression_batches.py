@@ -74,6 +74,7 @@ class ImpressionBatches:
         parts: of the impressions.
         track: the history that they read.
         seed: of the order.
+        group: impressions that share a window's pass, at most.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class ImpressionBatches:
         parts: Sequence[str],
         track: Track = "online",
         seed: int = 0,
+        group: int = MOST_IN_GROUP,
     ) -> None:
         self.prepared, self.tokens, self.seed = prepared, tokens, seed
         self.impressions = read_impressions(prepared, [PARTS[part] for part in parts])
@@ -91,19 +93,19 @@ class ImpressionBatches:
         place = self.impressions.place
         self.user = np.searchsorted(prepared.users.offset, place, side="right") - 1
         self.start = window.start(self.history)
-        self._group(prepared.users.offset, window.length)
+        self._group(window.length, group)
         self._order: tuple[int, list[NDArray[np.int64]]] | None = None
 
-    def _group(self, offset: NDArray[np.int64], longest: int) -> None:
-        """Cut the impressions, sorted by window, into groups."""
+    def _group(self, longest: int, most: int) -> None:
+        """Cut the impressions, sorted by window, into groups of at most `most`."""
         self._sorted = np.lexsort((self.start, self.user))
         user, start = self.user[self._sorted], self.start[self._sorted]
         new = np.flatnonzero((np.diff(user, prepend=-1) != 0) | (np.diff(start, prepend=-1) != 0))
         size = np.diff(new, append=len(user))
-        pieces = -(-size // MOST_IN_GROUP)
+        pieces = -(-size // most)
         within = np.arange(int(pieces.sum())) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        self._begin = np.repeat(new, pieces) + within * MOST_IN_GROUP
-        self._end = np.minimum(self._begin + MOST_IN_GROUP, np.repeat(new + size, pieces))
+        self._begin = np.repeat(new, pieces) + within * most
+        self._end = np.minimum(self._begin + most, np.repeat(new + size, pieces))
         longest_history = np.zeros(0, np.int64)
         if len(self._begin):
             longest_history = np.maximum.reduceat(self.history[self._sorted], self._begin)

@@ -49,7 +49,7 @@ class NumericEmbedding(nn.Module):
 
     def __init__(self, dim: int, std: float = 0.02, knots: int = 163) -> None:
         super().__init__()
-        self.half = knots // 2
+        self.middle = knots // 2
         level, slope = torch.randn(2, dim) * std
         place = torch.linspace(-1, 1, knots).unsqueeze(1)
         self.table = nn.Embedding.from_pretrained(level + slope * place, freeze=False)
@@ -57,9 +57,9 @@ class NumericEmbedding(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """float32 [...], NaN = unknown -> [..., D]."""
         known = ~values.isnan()
-        place = torch.asinh(torch.where(known, values, 0.0)) / self.STEP + self.half
-        place = place.clamp(0, 2 * self.half)
-        lower = place.floor().clamp(max=2 * self.half - 1)
+        place = torch.asinh(torch.where(known, values, 0.0)) / self.STEP + self.middle
+        place = place.clamp(0, 2 * self.middle)
+        lower = place.floor().clamp(max=2 * self.middle - 1)
         part = (place - lower).unsqueeze(-1)
         vectors = self.table(lower.long()) * (1 - part) + self.table(lower.long() + 1) * part
         return vectors * known.unsqueeze(-1)

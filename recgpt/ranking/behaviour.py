@@ -21,11 +21,12 @@ class BehaviourHead(nn.Module):
     Args:
         dim: width D of hidden vectors and candidates; also of what `forward` gives.
         attention: width A of the attention, for heads that have one.
+        softmax: whether a candidate's attention weights sum to 1.
     """
 
-    def __init__(self, dim: int, attention: int) -> None:
+    def __init__(self, dim: int, attention: int, softmax: bool = True) -> None:
         super().__init__()
-        self.dim, self.attention = dim, attention
+        self.dim, self.attention, self.softmax = dim, attention, softmax
 
     def read(self, hidden: Tensor) -> Reading:
         """The part that depends on the states alone: [B, P, D] -> tensors [B, P, ...]."""
@@ -46,8 +47,8 @@ class BehaviourHead(nn.Module):
 class PoolHead(BehaviourHead):
     """The mean of the visible hidden vectors: the same for every candidate, and the control for the others."""
 
-    def __init__(self, dim: int, attention: int) -> None:
-        super().__init__(dim, attention)
+    def __init__(self, dim: int, attention: int, softmax: bool = True) -> None:
+        super().__init__(dim, attention, softmax)
         self.value = nn.Linear(dim, dim, bias=False)
 
     def read(self, hidden: Tensor) -> Reading:
@@ -62,13 +63,14 @@ class PoolHead(BehaviourHead):
 class DinHead(BehaviourHead):
     """Target attention (DIN: Zhou et al. 2018, section 4.3): sum_i a_i v_i with a_i = MLP([q, k_i, q - k_i, q * k_i]).
 
-    As in the paper there is no softmax: the strength of an interest counts. With W = [W1 W2 W3 W4] the first layer
+    The paper has no softmax, so that the strength of an interest counts; but a sum grows with the history, and what
+    was learned on short ones is off on longer ones (`softmax`). With W = [W1 W2 W3 W4] the first layer
     is (W1 + W3) q + (W2 - W3) k_i + W4 (q * k_i): the second term is computed once a state. SiLU stands for Dice,
     whose batch statistics would make a score depend on what else is in the batch.
     """
 
-    def __init__(self, dim: int, attention: int) -> None:
-        super().__init__(dim, attention)
+    def __init__(self, dim: int, attention: int, softmax: bool = True) -> None:
+        super().__init__(dim, attention, softmax)
         self.query = nn.Linear(dim, attention, bias=False)
         self.key = nn.Linear(dim, attention, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
@@ -84,7 +86,7 @@ class DinHead(BehaviourHead):
         return keys, self.from_key(keys), self.value(hidden)
 
     def weights(self, reading: Reading, state: Tensor, visible: Tensor, candidate: Tensor) -> Tensor:
-        """The attention a_i, [N, P]; zero where not visible."""
+        """The attention a_i, float32 [N, P]; zero where not visible."""
         keys, from_key, _ = reading
         q = self.query(candidate)
         if len(keys) == 1:
@@ -93,7 +95,8 @@ class DinHead(BehaviourHead):
             inner = self.from_product(q.unsqueeze(1) * keys.index_select(0, state))
             inner = inner + from_key.index_select(0, state) + self.from_query(q).unsqueeze(1)
         hidden = torch.arange(keys.shape[1], device=keys.device) >= visible.unsqueeze(-1)
-        return self.weight(F.silu(inner)).squeeze(-1).masked_fill(hidden, 0.0)
+        a = self.weight(F.silu(inner)).squeeze(-1).float()
+        return a.masked_fill(hidden, -torch.inf).softmax(-1) if self.softmax else a.masked_fill(hidden, 0.0)
 
     def _one_state(self, keys: Tensor, from_key: Tensor, q: Tensor) -> Tensor:
         """The first layer of N candidates over one state's keys [P, A], [N, P, A], without the keys' copy for each.

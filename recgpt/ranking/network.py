@@ -33,6 +33,8 @@ class HeadsConfig(Section):
     """How a candidate reads the state's hidden vectors: their mean, or target attention (DIN)."""
     attention: int = Field(32, ge=1)
     """Width of the target attention."""
+    softmax: bool = True
+    """Whether a candidate's attention weights sum to 1. False is the paper's form, whose sum grows with the history."""
     features: int = Field(16, ge=1)
     """Width E of the head's own embeddings: candidate id and features, context, time of the request."""
     id_rows: int = Field(32_768, ge=1)
@@ -86,7 +88,7 @@ class RankingNetwork(nn.Module):
         super().__init__()
         width = config.features
         self.outcomes, self.dropout = tuple(outcomes), config.dropout
-        self.behaviour = BEHAVIOUR_HEADS[config.behaviour](dim, config.attention)
+        self.behaviour = BEHAVIOUR_HEADS[config.behaviour](dim, config.attention, config.softmax)
         self.id = ID_EMBEDDINGS["hash"](IdEmbeddingConfig(rows=config.id_rows), width, QUIET)
         self.features = _modules(schema.features, width)
         self.context = _modules(schema.context, width)

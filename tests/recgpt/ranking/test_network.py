@@ -54,9 +54,9 @@ def requests(seed: int = 1) -> tuple[Tensor, Requests]:
     return torch.randn(STATES, POSITIONS, DIM), made
 
 
-@pytest.mark.parametrize("behaviour", ["din", "pool"])
-def test_logits_are_the_formula(behaviour: str) -> None:
-    made, (hidden, asked) = network(behaviour=behaviour), requests()
+@pytest.mark.parametrize(("behaviour", "softmax"), [("din", True), ("din", False), ("pool", True)])
+def test_logits_are_the_formula(behaviour: str, softmax: bool) -> None:
+    made, (hidden, asked) = network(behaviour=behaviour, softmax=softmax), requests()
     root = DIM**0.5
     expected = []
     for row in range(N):
