@@ -13,39 +13,45 @@ from recgpt.config import flatten, load_config, read_config
 from recgpt.stages import load_stage
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted((ROOT / "configs" / "pretrain").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
 
 
-def _section() -> Any:
-    return importlib.import_module(f"{load_stage('pretrain').__name__}.config").PretrainConfig
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def _section(path: Path) -> Any:
+    stage = path.parent.name
+    return getattr(importlib.import_module(f"{load_stage(stage).__name__}.config"), f"{stage.capitalize()}Config")
 
 
 def test_there_are_configs() -> None:
-    names = {path.stem for path in CONFIGS}
-    assert {"ml-1m", "amazon-beauty", "kuairand-pure"} <= names
+    names = {_name(path) for path in CONFIGS}
+    assert {"pretrain/ml-1m", "pretrain/amazon-beauty", "pretrain/kuairand-pure", "finetune/kuairand-pure"} <= names
     assert all(path.suffix == ".yaml" for path in (ROOT / "configs").rglob("*.*"))
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=_name)
 def test_config_holds_differences_only(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECGPT_DATA", str(tmp_path))  # a path is all that a config needs of it
-    config = load_config(_section(), path)
+    config = load_config(_section(path), path)
     values = flatten(config.model_dump(mode="json"))
     for key, value in flatten(read_config(path)).items():
         if key == "model.window.stride":
             continue  # its default follows the length
-        if key.startswith(("model.", "loss.", "optim.")) and key in values:
+        if key.startswith(("model.", "loss.", "heads.", "optim.")) and key in values:
             section = type(getattr(config, key.partition(".")[0]))
             default = flatten(section().model_dump(mode="json")).get(key.partition(".")[2])
             assert value != default, f"{path.name}: {key} is the default"
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=_name)
 def test_header_tells_date_command_and_result(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     header = "\n".join(line for line in lines[:30] if line.startswith("#"))
     assert lines[0].startswith("# ")
     assert re.search(r"20\d\d-\d\d-\d\d", header), "the date of the measurement"
-    command = "recgpt quickstart" if path.stem == "quickstart" else f"recgpt pretrain configs/pretrain/{path.name}"
+    stage = path.parent.name
+    command = "recgpt quickstart" if path.stem == "quickstart" else f"recgpt {stage} configs/{stage}/{path.name}"
     assert command in header
     assert re.search(r"\d\.\d|(?<!\d)\.\d", header), "the measured result"

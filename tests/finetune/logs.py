@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from recgpt.finetune.config import FinetuneConfig  # noqa: E402 (a stage is foun
 from recgpt.finetune.main import build, complete  # noqa: E402
 from recgpt.finetune.task import FinetuneTask  # noqa: E402
 
-N_ITEMS = 30
+N_ITEMS = 90
 LENGTHS = [1, 2, 3, 5, 8, 13, 21, 34, 6, 17, 60, 9, 26, 12, 45, 30]
 Columns = dict[str, list[Any]]
 
@@ -123,7 +123,7 @@ def settings(data: Mapping[str, Any], **sections: Any) -> dict[str, Any]:
         },
         "heads": {"attention": 6, "features": 4, "id_rows": 53, "hidden": [12, 8]},
         "tasks": {"outcomes": ["click", "like"]},
-        "optim": {"precision": "fp32", "lr": 0.01, "warmup_steps": 2, "batch_tokens": 96},
+        "optim": {"precision": "fp32", "lr": 0.01, "warmup_steps": 2, "batch_tokens": 40},
         "run": {"threads": 1, "evaluate_every": 0, "select": "last", "patience": None},
     }
     values = merged(values, sections)
@@ -145,11 +145,15 @@ def make_task(values: Mapping[str, Any], prepared: Prepared, start: Any = None, 
     return task
 
 
-def flipped(log: Columns, where: Callable[[int], bool], names: tuple[str, ...] = ("click", "like")) -> Columns:
+def flipped(log: Columns, rows: Iterable[int], names: tuple[str, ...] = ("click", "like")) -> Columns:
     """The log with the outcomes of some rows swapped: 0 for 1 and 1 for 0, unknown ones too (to 1)."""
     changed = {name: list(column) for name, column in log.items()}
-    for row in range(len(log["user"])):
-        if where(row):
-            for name in names:
-                changed[name][row] = 1 if log[name][row] is None else 1 - log[name][row]
+    for row in rows:
+        for name in names:
+            changed[name][row] = 1 if log[name][row] is None else 1 - log[name][row]
     return changed
+
+
+def rows_of(log: Columns, name: str, *values: Any) -> list[int]:
+    """The rows whose column has one of these values."""
+    return [row for row, value in enumerate(log[name]) if value in values]

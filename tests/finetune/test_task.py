@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ from torch import Tensor
 from recgpt.api import RecGPT
 from recgpt.data.batch import collate, gap_between, hours
 from recgpt.data.events import NO_TIME, Events
+from recgpt.data.hashing import hash_id
 from recgpt.data.impression_batches import ImpressionBatch
 from recgpt.data.prepared import Prepared
 from recgpt.errors import ConfigError
 from recgpt.outcome_metrics import auc
 from recgpt.ranking.network import Requests
 from recgpt.state import known_only
-from tests.finetune.logs import FinetuneTask, make_task, prepared_log, random_log, settings
+from tests.finetune.logs import FinetuneTask, make_task, prepared_log, random_log, settings, write
 
-from recgpt.finetune.task import fitted_items, log_loss  # noqa: E402, I001 (a stage is found by `load_stage`)
+from recgpt.finetune.task import fitted_items, log_loss  # isort: skip (a stage is found by `load_stage`, in logs)
 
 NAN = math.nan
 STILL = {"model": {"dropout": 0.0, "id_dropout": 0.0}, "heads": {"dropout": 0.0}}
@@ -34,7 +36,7 @@ STILL = {"model": {"dropout": 0.0, "id_dropout": 0.0}, "heads": {"dropout": 0.0}
 
 def loss_and_gradient(logits: list[list[float]], labels: list[list[float]], weights: list[float]) -> tuple[float, Any]:
     given = torch.tensor(logits, requires_grad=True)
-    loss = log_loss(given, torch.tensor(labels), torch.tensor(weights))
+    loss = log_loss(given, torch.tensor(labels, dtype=torch.float32), torch.tensor(weights, dtype=torch.float32))
     loss.backward()
     assert given.grad is not None
     return loss.item(), given.grad.tolist()
@@ -89,17 +91,21 @@ def test_a_batch_of_one_class_is_finite_however_sure_the_model_is(label: float) 
 # -- one pass for many -------------------------------------------------------------------------------------------------
 
 
-def biggest(task: FinetuneTask) -> ImpressionBatch:
-    return max(task.batches(0, 0), key=lambda batch: len(batch.row))
+def biggest(task: FinetuneTask) -> list[ImpressionBatch]:
+    return max(task.batches(0, 0), key=lambda batch: len(rows_of(batch)))
 
 
-def one_by_one(task: FinetuneTask, prepared: Prepared, batch: ImpressionBatch) -> Tensor:
+def rows_of(batch: list[ImpressionBatch]) -> list[int]:
+    return torch.cat([part.row for part in batch]).tolist()
+
+
+def one_by_one(task: FinetuneTask, prepared: Prepared, batch: list[ImpressionBatch]) -> Tensor:
     """The definition: each impression with a pass of its own over its own history, its log loss by the formula."""
     data, events, network = task.data, task.model.events, task.model.network
-    names, total = task.config.tasks.outcomes, torch.zeros(())
-    labels = [prepared.events(p, p + 1).outcomes for p in data.impressions.place[batch.row]]
+    names, total, rows = task.config.tasks.outcomes, torch.zeros(()), rows_of(batch)
+    labels = [prepared.events(p, p + 1).outcomes for p in data.impressions.place[rows]]
     known = {name: sum(not np.isnan(each[name][0]) for each in labels) for name in names}
-    for row, label in zip(batch.row.tolist(), labels, strict=True):
+    for row, label in zip(rows, labels, strict=True):
         offset, place = int(prepared.users.offset[data.user[row]]), int(data.impressions.place[row])
         h = int(data.impressions.online[row])
         profile = {name: column[0].item() for name, column in prepared.profile([data.user[row]]).items()}
@@ -141,24 +147,25 @@ def gradients(task: FinetuneTask, loss: Tensor) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in task.model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("behaviour", ["din", "pool"])
+@pytest.mark.parametrize(("behaviour", "softmax"), [("din", True), ("din", False), ("pool", True)])
 def test_one_pass_for_many_equals_a_pass_each(
-    data: dict[str, Any], prepared: Prepared, behaviour: str, monkeypatch: pytest.MonkeyPatch
+    data: dict[str, Any], prepared: Prepared, behaviour: str, softmax: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Loss and gradients to 1e-6, in double: rounding must not hide a difference."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     values = settings(data, **STILL, optim={"batch_tokens": 10**6}, tasks={"weights": {"like": 0.3}})
-    values["heads"]["behaviour"] = behaviour
+    values["heads"] |= {"behaviour": behaviour, "softmax": softmax}
     task = make_task(values, prepared, noise=0.2)
     task.model.double()
     task.weights = task.weights.double()
     rotary = task.model.events.transformer.rotary
     rotary.turn = rotary.turn.to(torch.complex128)
     batch = biggest(task)
-    assert len(batch.row) > 3 * len(batch.events.length)
+    assert len(batch) > 1
+    assert len(rows_of(batch)) == len(task.data) > 3 * sum(len(part.events.length) for part in batch)
     plain = one_by_one(task, prepared, batch)
     result = task.step(batch)
-    assert result.targets == len(batch.row)
+    assert result.targets == len(rows_of(batch))
     assert result.loss.dtype == plain.dtype == torch.float64
     assert result.loss.item() == pytest.approx(plain.item(), abs=1e-6)
     expected, found = gradients(task, plain), gradients(task, task.step(batch).loss)
@@ -166,7 +173,8 @@ def test_one_pass_for_many_equals_a_pass_each(
     assert len(found) > 20
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-6, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
-        assert gradient.abs().max() > 1e-5, name
+        without_effect = softmax and name == "network.behaviour.weight.bias"  # it is the same for all events
+        assert without_effect or gradient.abs().max() > 1e-5, name
 
 
 def test_every_batch_is_the_sum_of_its_impressions_in_float32(data: dict[str, Any], prepared: Prepared) -> None:
@@ -203,36 +211,33 @@ def test_which_ids_the_model_knows(prepared: Prepared, pretrained: Path) -> None
     }
 
 
-def test_ids_that_only_the_pretrained_run_knows_stay_known(prepared: Prepared, pretrained: Path, tmp_path: Path) -> None:
+def test_ids_that_only_the_pretrained_run_knows_stay_known(pretrained: Path, tmp_path: Path) -> None:
     start = RecGPT.from_pretrained(pretrained)
     log = random_log()
-    later = [row for row, part in enumerate(log["part"]) if log["item"][row] in (3, 4) and part == 0]
-    assert later
-    for row in later:
-        log["part"][row] = 2  # items 3 and 4 have no training event here
+    some = {log["item"][row] for row, part in enumerate(log["part"]) if part == 0 and log["item"][row] % 3 == 0}
+    log["part"] = [2 if item in some else part for item, part in zip(log["item"], log["part"], strict=True)]
     other = prepared_log(tmp_path, log)
-    new = set(other.items.hash[other.items.n_train_events == 0].tolist())
-    assert new
+    hashes = {hash_id(item) for item in some}
+    assert len(hashes) > 10
+    assert not hashes & set(other.items.trained.tolist())
     counts = {frozen: fitted_items(other, start, "train", frozen) for frozen in (True, False)}
     for frozen in (True, False):
-        assert set(start.items.trained.tolist()) & new <= set(counts[frozen].trained.tolist())
+        assert hashes <= set(counts[frozen].trained.tolist())
     both = counts[True].n_train_events + other.items.n_train_events
     assert counts[False].n_train_events.tolist() == both.tolist()
 
 
-def test_unknown_ids_are_hidden_in_training(prepared: Prepared, data: dict[str, Any]) -> None:
+def test_ids_that_training_does_not_know_are_hidden_everywhere(prepared: Prepared, data: dict[str, Any]) -> None:
     task = make_task(settings(data, **STILL), prepared, noise=0.1)
     batch = biggest(task)
     before = task.step(batch).loss.item()
-    hash_of_one = int(batch.events.items[batch.events.target[0]])
-    task.items.n_train_events[task.items.rows(np.array([hash_of_one]))] = 0
-    del task.items.__dict__["trained"]  # cached
-    after = task.step(batch).loss.item()
-    assert after != before
-    events = task.model.events.items.id.table.weight
+    task.items = replace(task.items, n_train_events=np.zeros(len(task.items), np.int64))
+    hidden = task.step(batch).loss.item()
+    assert hidden != before
     with torch.no_grad():
-        events.add_(1.0)
-    assert task.step(batch).loss.item() != after
+        for table in (task.model.events.items.id.table, task.model.network.id.table):
+            table.weight.add_(1.0)
+    assert task.step(batch).loss.item() == hidden  # no id was looked up
 
 
 # -- validation, files -------------------------------------------------------------------------------------------------
@@ -243,15 +248,18 @@ def test_validation_by_the_formula(data: dict[str, Any], prepared: Prepared) -> 
     task.model.eval()
     with torch.no_grad():
         found = task.evaluate()
-        p = {int(row): torch.sigmoid(task.model(hide(task, batch))[at]) for batch in task.valid.epoch(None)
-             for at, row in enumerate(batch.row.tolist())}  # fmt: skip
+        p = {}
+        for batch in task.valid.epoch(None):
+            for part in batch:
+                known = replace(part, events=known_only(part.events, task.items.trained))
+                p |= dict(zip(part.row.tolist(), torch.sigmoid(task.model(known)).tolist(), strict=True))
     log = prepared.events(0, prepared.n_events)
     place = task.valid.impressions.place
     assert len(p) == len(place) > 20
     for column, name in enumerate(("click", "like")):
         rows = [row for row in range(len(place)) if not np.isnan(log.outcomes[name][place[row]])]
         y = np.array([log.outcomes[name][place[row]] for row in rows])
-        q = np.array([float(p[row][column]) for row in rows])
+        q = np.array([p[row][column] for row in rows])
         loss = -np.log(np.where(y == 1, q, 1 - q)).mean()
         assert found[f"logloss.{name}"] == pytest.approx(loss, rel=1e-5)
         assert found[f"auc.{name}"] == pytest.approx(auc(y, q), abs=1e-6)
@@ -259,28 +267,21 @@ def test_validation_by_the_formula(data: dict[str, Any], prepared: Prepared) -> 
     assert len(found) == 5
 
 
-def hide(task: FinetuneTask, batch: ImpressionBatch) -> ImpressionBatch:
-    return ImpressionBatch(**(vars(batch) | {"events": known_only(batch.events, task.items.trained)}))
-
-
-def test_what_is_undefined_is_left_out_of_the_validation(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("click", "like", "names"),
+    [(1, None, {"logloss", "logloss.click"}), (None, 0, {"logloss", "logloss.like"}), (None, None, set())],
+)
+def test_what_is_undefined_is_left_out_of_the_validation(
+    tmp_path: Path, click: int | None, like: int | None, names: set[str]
+) -> None:
+    """One class: no auc. Never known: nothing of it, and it adds nothing to the sum."""
     log = random_log()
-    log["like"] = [value if part != 1 else None for value, part in zip(log["like"], log["part"], strict=True)]
-    log["click"] = [value if part != 1 else value and 1 for value, part in zip(log["click"], log["part"], strict=True)]
-    log["click"] = [1 if part == 1 else value for value, part in zip(log["click"], log["part"], strict=True)]
-    prepared = prepared_log(tmp_path, log)
-    task = make_task(settings({"events": "x", **data_of(tmp_path, log)}), prepared)
-    found = task.evaluate()
-    assert found.keys() == {"logloss", "logloss.click"}  # one class: no auc; no known like: nothing of it
-    assert found["logloss"] == found["logloss.click"] > 0
-    task.valid.prepared = prepared_log(tmp_path / "none", log | {"click": [None] * len(log["click"])})
-    assert task.evaluate() == {}
-
-
-def data_of(folder: Path, log: dict[str, list[Any]]) -> dict[str, Any]:
-    from tests.finetune.logs import write
-
-    return write(folder, log)
+    for name, value in (("click", click), ("like", like)):
+        log[name] = [value if part == 1 else y for y, part in zip(log[name], log["part"], strict=True)]
+    found = make_task(settings(write(tmp_path, log)), prepared_log(tmp_path, log)).evaluate()
+    assert found.keys() == names
+    assert len(set(found.values())) == len(names) // 2
+    assert all(value > 0 for value in found.values())
 
 
 def test_a_dumped_batch_holds_every_tensor(data: dict[str, Any], prepared: Prepared, tmp_path: Path) -> None:
@@ -290,11 +291,13 @@ def test_a_dumped_batch_holds_every_tensor(data: dict[str, Any], prepared: Prepa
     read = load_file(tmp_path / "batch.safetensors")
     events = {"items", "item", "length", "gap", "position", "target", "outcomes.click", "outcomes.like"}
     events |= {"context.device", "context.volume", "features.brand", "profile.country", "profile.age"}
-    assert read.keys() == {f"events.{name}" for name in events} | {
-        *("hour", "gap", "row", "labels.click", "labels.like", "context.device", "context.volume")
-    }
-    assert torch.equal(read["events.item"], batch.events.item)
-    torch.testing.assert_close(read["labels.like"], batch.labels["like"], equal_nan=True)
+    own = {"hour", "gap", "row", "labels.click", "labels.like", "context.device", "context.volume"}
+    names = own | {f"events.{name}" for name in events}
+    assert len(batch) > 1
+    assert read.keys() == {f"{number}.{name}" for number in range(len(batch)) for name in names}
+    for number, part in enumerate(batch):
+        assert torch.equal(read[f"{number}.events.item"], part.events.item)
+        torch.testing.assert_close(read[f"{number}.labels.like"], part.labels["like"], equal_nan=True)
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
@@ -310,7 +313,7 @@ def test_a_log_without_what_it_needs_is_refused(
     log = random_log([4, 6, 5])
     train, valid = parts
     log["shown"] = [part == 2 or (part == 0 and train == 1) for part in log["part"]]
-    values = settings(data_of(tmp_path, log), run={"select": "best", "evaluate_every": 2, "patience": None})
+    values = settings(write(tmp_path, log), run={"select": "best", "evaluate_every": 2, "patience": None})
     with pytest.raises(ConfigError) as caught:
         make_task(values, prepared_log(tmp_path, log))
     assert str(caught.value).startswith(named)

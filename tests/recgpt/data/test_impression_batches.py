@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,8 +40,8 @@ class Row(NamedTuple):
     at: int
 
 
-def rows_of(batches: Iterator[ImpressionBatch]) -> Iterator[Row]:
-    for batch in batches:
+def rows_of(batches: Iterator[list[ImpressionBatch]]) -> Iterator[Row]:
+    for batch in itertools.chain.from_iterable(batches):
         events = batch.events
         positions = events.item.shape[1] + 1
         assert len(batch.row) == len(events.position) == len(events.target) == len(batch.hour) == len(batch.gap)
@@ -153,7 +154,7 @@ def test_windows_and_positions_by_hand(tmp_path: Path) -> None:
 def test_labels_hours_and_gaps_by_hand(tmp_path: Path) -> None:
     prepared = by_hand(tmp_path)
     data = ImpressionBatches(prepared, WINDOW, 100, ("train",), "online")
-    [batch] = data.epoch(None)
+    [[batch]] = data.epoch(None)
     assert batch.row.tolist() == [0, 1, 2, 3, 4, 5]
     same(batch.labels["click"], np.array([0, 1, 1, 1, np.nan, 0], np.float32))
     same(batch.labels["like"], np.array([np.nan, 0, 1, 1, 0, 0], np.float32))
@@ -177,30 +178,52 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return prepared_log(tmp_path_factory.mktemp("log"), log)
 
 
-def test_groups_hold_at_most_so_many(crowded: Prepared) -> None:
-    data = ImpressionBatches(crowded, WINDOW, 10**6, ("test",), "frozen")
+@pytest.mark.parametrize(("changes", "most"), [({}, MOST_IN_GROUP), ({"group": 40}, 40), ({"group": 1}, 1)])
+def test_groups_hold_at_most_so_many(crowded: Prepared, changes: dict[str, int], most: int) -> None:
+    data = ImpressionBatches(crowded, WINDOW, 10**6, ("test",), "frozen", **changes)
     groups = [data.batch(np.array([group])) for group in range(len(data._begin))]
-    sizes = {}
+    sizes: dict[int, list[int]] = {}
     for batch in groups:
-        assert len(set(data.user[batch.row].tolist())) == 1
-        sizes.setdefault(int(data.user[batch.row[0]]), []).append(len(batch.row))
-    # 160 - 10 in one state, and three with another; 150 = 64 + 64 + 22
-    assert sorted(sizes.values()) == [[3], [MOST_IN_GROUP, MOST_IN_GROUP, 150 - 2 * MOST_IN_GROUP]]
+        [user] = set(data.user[batch.row.numpy()].tolist())
+        sizes.setdefault(user, []).append(len(batch.row))
+    # 160 - 10 read one state, and three another; by default 150 = 64 + 64 + 22
+    expected = [[most] * (n // most) + [n % most] * (n % most > 0) for n in (3, 150)]
+    assert sorted(sizes.values(), key=sum) == expected
     assert sorted(torch.cat([batch.row for batch in groups]).tolist()) == list(range(153))
 
 
-def test_batches_hold_at_most_their_tokens_in_widths_of_their_own(prepared: Prepared) -> None:
+def test_batches_are_cut_where_their_tokens_are_full(prepared: Prepared) -> None:
+    """The epoch's groups end to end, cut at every 48th token: a group belongs to the batch where it ends."""
     data = ImpressionBatches(prepared, WINDOW, 48, ("train", "valid", "test"))
-    widths = set()
-    for groups in data.order(0):
-        batch = data.batch(groups).events
-        assert batch.item.numel() <= 48
-        assert batch.item.shape[1] == padded_widths(batch.length.numpy(), WINDOW.length).max()
-        assert (padded_widths(batch.length.numpy(), WINDOW.length) == batch.item.shape[1]).all()
-        widths.add(batch.item.shape[1])
-    assert len(widths) > 2
-    # One window may exceed it.
+    before, last, mixed = 0, -1, 0
+    for groups, parts in zip(data.order(0), data.epoch(0), strict=True):
+        found = {int(part.row[0]): part.events.length for part in parts}
+        assert len(found) == len(parts)
+        rows = [data._sorted[data._begin[group] : data._end[group]] for group in groups]
+        lengths = np.array([int((data.history[own] - data.start[own]).max()) for own in rows])
+        assert sorted(torch.cat(list(found.values())).tolist()) == sorted(lengths.tolist())
+        ends = before + np.cumsum(padded_widths(lengths, WINDOW.length))
+        [bucket] = set(((ends - 1) // 48).tolist())
+        assert bucket == last + 1
+        before, last, mixed = int(ends[-1]), bucket, mixed + (len(set(lengths.tolist())) > 2)
+    assert last > 5
+    assert mixed > 3  # groups of any length meet
+    # A group may be larger than a batch.
     assert all(len(groups) == 1 for groups in ImpressionBatches(prepared, WINDOW, 1, ("train",)).order(0))
+
+
+def test_a_batch_comes_in_parts_of_like_width(prepared: Prepared) -> None:
+    data, n_parts = ImpressionBatches(prepared, WINDOW, 200, ("train", "valid", "test")), 0
+    for groups, parts in zip(data.order(1), data.epoch(1), strict=True):
+        assert sum(len(part.events.length) for part in parts) == len(groups)
+        n_parts = max(n_parts, len(parts))
+        ranges = []
+        for part in parts:
+            own = padded_widths(part.events.length.numpy(), WINDOW.length)
+            assert part.events.item.shape[1] == own.max() < 2 * own.min()  # less than half is padding
+            ranges.append((own.min(), own.max()))
+        assert all(high < low for (_, high), (low, _) in itertools.pairwise(ranges))
+    assert n_parts > 1
 
 
 def order(prepared: Prepared, seed: int, epoch: int | None) -> list[list[int]]:
@@ -214,6 +237,7 @@ def test_order_is_a_function_of_seed_and_epoch(prepared: Prepared) -> None:
     assert sorted(sum(order(prepared, 0, 1), [])) == sorted(sum(order(prepared, 5, 2), []))
     assert len(order(prepared, 0, 1)) == len(order(prepared, 5, 2))
     assert order(prepared, 0, None) == order(prepared, 1, None)
+    assert sorted(sum(order(prepared, 0, None), [])) == sorted(sum(order(prepared, 0, 1), []))
     # Asked in any order, and whatever was drawn elsewhere.
     data = ImpressionBatches(prepared, WINDOW, 48, ("train",))
     np.random.seed(7)  # noqa: NPY002 (the global state must not matter)
@@ -225,7 +249,7 @@ def test_skipping_continues_the_epoch(prepared: Prepared) -> None:
     data = ImpressionBatches(prepared, WINDOW, 48, ("train",), seed=2)
     whole, rest = list(data.epoch(2)), list(data.epoch(2, skip=3))
     assert len(rest) == len(whole) - 3 > 2
-    for a, b in zip(whole[3:], rest, strict=True):
+    for a, b in zip(itertools.chain(*whole[3:]), itertools.chain(*rest), strict=True):
         assert a.row.equal(b.row)
         assert a.events.item.equal(b.events.item)
         assert a.events.position.equal(b.events.position)

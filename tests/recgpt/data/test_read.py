@@ -136,6 +136,13 @@ def test_timestamps_with_a_zone_and_out_of_range(tmp_path):
     assert [row[0] for row in rejects(prepared)] == ["time out of range"]
 
 
+def test_nanoseconds_with_a_zone(tmp_path):
+    """What pandas writes of a clock with a zone."""
+    times = pa.array([1_651_147_200_000_000_123] * 4, pa.timestamp("ns", "Europe/Amsterdam"))
+    prepared = run(tmp_path, log(tmp_path, t=times))
+    assert set(prepared.events(0, 3).time.tolist()) == {1_651_147_200_000_000}
+
+
 def test_null_time_needs_an_order(tmp_path):
     path = log(tmp_path, t=[100, None, 300, 100], o=[1, 2, 3, 1])
     assert "null time (column 't'" in refused(tmp_path, path)

@@ -136,6 +136,127 @@ def test_best_weights_are_exported(tmp_path: Path) -> None:
     assert not torch.equal(exported["out.weight"], last["out.weight"])
 
 
+class Falling(ToyTask):
+    """Chosen by the smallest of given losses."""
+
+    selection = "-loss"
+
+    def __init__(self, *losses: float) -> None:
+        super().__init__()
+        self.losses = list(losses)
+
+    def evaluate(self) -> dict[str, float]:
+        return {"loss": self.losses.pop(0)}
+
+
+def test_with_a_minus_the_smallest_is_the_best(tmp_path: Path) -> None:
+    result = go(Falling(0.9, 0.3, 0.3, 0.5), config(tmp_path, steps=8, evaluate_every=2, select="best"))
+    assert (result.exported_step, result.step) == (4, 8)  # of equals the first
+
+
+def test_patience_counts_validations_without_a_better_one(tmp_path: Path) -> None:
+    task = Falling(0.9, 0.8, 0.85, 0.7, 0.7, 0.71, 0.1)
+    result = go(task, config(tmp_path, steps=20, evaluate_every=2, select="best", patience=2))
+    assert [r["step"] for r in records(tmp_path, "valid")] == [2, 4, 6, 8, 10, 12]
+    assert (result.step, result.exported_step, task.losses) == (12, 8, [0.1])
+    assert result.validation == {"loss": 0.71}
+    saved = json.loads((tmp_path / "checkpoints" / "step_00000012" / "state.json").read_text())["progress"]
+    assert (saved["stale"], saved["best_step"], saved["best_value"]) == (2, 8, 0.7)
+
+
+def test_patience_survives_a_resume(tmp_path: Path) -> None:
+    class Stops(Falling):
+        def hook(self, epoch: int, number: int) -> None:
+            if epoch * 7 + number == 7:
+                raise InterruptedError
+
+    settings: dict[str, Any] = {"evaluate_every": 2, "select": "best", "patience": 2, "checkpoint_every": 7}
+    with pytest.raises(InterruptedError):
+        go(Stops(0.5, 0.9, 0.4, 0.4), config(tmp_path, **settings))
+    result = go(Falling(0.6, 0.6), config(tmp_path, **settings))  # of steps 8 and 10: two after that of step 6
+    assert (result.step, result.exported_step) == (10, 6)
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        (0.25, [2, 4, 6, 8, 10, 12, 14]),  # of 7 batches 1.75
+        (0.5, [4, 8, 12, 14]),  # 3.5
+        (0.01, list(range(1, 15))),  # at least a step
+        (0.9, [6, 12, 14]),  # 6.3
+        (1, list(range(1, 15))),  # from 1 on: steps
+        (3.0, [3, 6, 9, 12, 14]),
+        (0, [14]),
+    ],
+)
+def test_a_validation_every_part_of_an_epoch(tmp_path: Path, part: float, expected: list[int]) -> None:
+    go(ToyTask(), config(tmp_path, epochs=2, evaluate_every=part))
+    assert [r["step"] for r in records(tmp_path, "valid")] == expected
+
+
+def test_a_part_of_an_epoch_after_a_resume(tmp_path: Path) -> None:
+    class Fails(ToyTask):
+        def hook(self, epoch: int, number: int) -> None:
+            if (epoch, number) == (1, 2):
+                raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        go(Fails(), config(tmp_path, epochs=2, evaluate_every=0.5, checkpoint_every=7))
+    go(ToyTask(), config(tmp_path, epochs=2, evaluate_every=0.5, checkpoint_every=7))
+    assert [r["step"] for r in records(tmp_path, "valid")] == [4, 8, 12, 14]
+
+
+@pytest.mark.parametrize("limits", [{"epochs": 3}, {"epochs": 3, "steps": 20}])
+def test_stop_at_repeats_a_run_up_to_its_best_weights(tmp_path: Path, limits: dict[str, int]) -> None:
+    """The part is a rounded number: of some of these steps it lies above what is done there."""
+    for at in (1, 6, 7, 8, 10):
+        run_dir = tmp_path / str(at)
+        task = Falling(*(1 / n for n in range(1, at + 1)), 2.0, 2.0)
+        best = go(task, config(run_dir, evaluate_every=1, select="best", patience=2, **limits))
+        assert (best.step, best.exported_step) == (at + 2, at)
+        part = records(run_dir, "finished")[0]["exported_at"]
+        nearer = min(7 * limits.get("epochs", 99), limits.get("steps", 999))
+        assert part == pytest.approx(at / nearer)
+        again = go(ToyTask(), config(tmp_path / f"{at} again", stop_at=part, **limits))
+        assert again.step == again.exported_step == at
+        one, two = weights(run_dir / "model"), weights(tmp_path / f"{at} again" / "model")
+        assert all(torch.equal(one[name], two[name]) for name in one)  # the rate was what it had been, too
+
+
+def test_stop_at_ends_in_the_same_part_of_longer_epochs(tmp_path: Path) -> None:
+    # Half of two epochs of 9 batches; a quarter of them is 4.5 batches: the fifth is needed.
+    assert go(ToyTask(n_batches=9), config(tmp_path / "half", epochs=2, stop_at=0.5)).step == 9
+    assert go(ToyTask(n_batches=9), config(tmp_path / "quarter", epochs=2, stop_at=0.25)).step == 5
+
+
+def test_the_finished_record_tells_the_part_that_is_exported(tmp_path: Path) -> None:
+    go(ToyTask(), config(tmp_path / "last", epochs=2))
+    assert records(tmp_path / "last", "finished")[0]["exported_at"] == 1.0
+    task = ToyTask()
+    task.scores = [0.4, 0.1, 0.2]
+    go(task, config(tmp_path / "best", epochs=2, evaluate_every=5, select="best"))
+    [record] = records(tmp_path / "best", "finished")
+    assert (record["exported_step"], record["exported_at"]) == (5, pytest.approx(5 / 14))
+
+
+def test_parts_of_a_model_have_their_own_rates(tmp_path: Path) -> None:
+    class Slow(ToyTask):
+        lr_factors = {"table": 0.1, "hidden": 0.0}
+
+    task, before = Slow(), {name: p.detach().clone() for name, p in ToyTask().model.named_parameters()}
+    toy = ToyConfig(
+        optim=OptimConfig(lr=0.01, warmup_steps=0, weight_decay=0.0, clip_norm=0.0),
+        run=config(tmp_path, steps=1, log_every=1).run,
+    )
+    go(task, toy)
+    moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in task.model.named_parameters()}
+    # Adam's first step is as long as the rate, whatever the gradient.
+    assert moved["out.weight"] == pytest.approx(0.01, rel=1e-3)
+    assert moved["table.weight"] == pytest.approx(0.001, rel=1e-2)
+    assert moved["hidden.weight"] == 0.0
+    assert records(tmp_path, "train")[0]["lr"] == 0.01
+
+
 def test_best_needs_the_metric(tmp_path: Path) -> None:
     class Other(ToyTask):
         def evaluate(self) -> dict[str, float]:

@@ -14,6 +14,7 @@ from recgpt.train.optim import (
     clip_gradients,
     gradient_norm,
     lr_fraction,
+    set_lr,
 )
 
 
@@ -77,6 +78,55 @@ def test_decay_acts_on_the_weights_it_should() -> None:
     torch.testing.assert_close(after["linear.weight"], 0.95 * before["linear.weight"])
     assert torch.equal(after["ids.weight"], before["ids.weight"])
     assert torch.equal(after["norm.weight"], before["norm.weight"])
+
+
+def test_groups_are_decay_times_factor() -> None:
+    model = Model()
+    names = {id(p): name for name, p in model.named_parameters()}
+    config = OptimConfig(lr=0.5, weight_decay=0.3)
+    optimizer = build_optimizer(model, config, {"hashed.": 0.1, "norm.weight": 0.0})
+    groups = {
+        (group["lr_factor"], group["weight_decay"]): [names[id(p)] for p in group["params"]]
+        for group in optimizer.param_groups
+    }
+    assert groups == {
+        (0.0, 0.0): ["norm.weight"],
+        (0.1, 0.3): ["hashed.mix"],
+        (0.1, 0.0): ["hashed.slots"],
+        (1.0, 0.3): ["linear.weight"],
+        (1.0, 0.0): ["scale", "ids.weight", "linear.bias", "norm.bias"],
+    }
+    set_lr(optimizer, 0.2)
+    assert {(g["lr_factor"], g["lr"]) for g in optimizer.param_groups} == {(0.0, 0.0), (0.1, 0.2 * 0.1), (1.0, 0.2)}
+    # The order of the groups is that of their keys, so that a checkpoint's groups are found again.
+    again = build_optimizer(Model(), config, {"norm.weight": 0.0, "hashed.": 0.1}).param_groups
+    assert [(g["lr_factor"], g["weight_decay"]) for g in again] == list(groups)
+
+
+def test_without_factors_every_rate_is_the_rate() -> None:
+    optimizer = build_optimizer(Model(), OptimConfig())
+    assert len(optimizer.param_groups) == 2
+    set_lr(optimizer, 0.125)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
+    plain = torch.optim.SGD(Model().parameters(), lr=1.0)  # an optimiser of elsewhere has no factors
+    set_lr(plain, 0.125)
+    assert plain.param_groups[0]["lr"] == 0.125
+
+
+def test_a_factor_scales_the_update_and_the_decay() -> None:
+    model = Model()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.5), {"linear": 0.2})
+    set_lr(optimizer, 0.1)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 3.0)
+    optimizer.step()
+    after = dict(model.named_parameters())
+    # Adam's first step is the rate: .1 x .2; the decay is rate x .5 of the weight.
+    torch.testing.assert_close(after["linear.weight"], before["linear.weight"] * (1 - 0.02 * 0.5) - 0.02)
+    torch.testing.assert_close(after["linear.bias"], before["linear.bias"] - 0.02)
+    torch.testing.assert_close(after["hashed.mix"], before["hashed.mix"] * (1 - 0.1 * 0.5) - 0.1)
+    torch.testing.assert_close(after["norm.weight"], before["norm.weight"] - 0.1)
 
 
 def test_nothing_to_train_is_refused() -> None:

@@ -110,8 +110,22 @@ def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
         ({"steps": 0}, "steps"),
         ({"steps": True}, "steps: .*true"),
         ({"steps": 5, "kep": 1}, "did you mean 'keep'"),
+        (
+            {"steps": 5, "evaluate_every": 2.5},
+            "evaluate_every: 2.5 is no whole number of steps and no part of an epoch",
+        ),
+        ({"steps": 5, "evaluate_every": -1}, "evaluate_every: -1 is no whole number"),
+        ({"steps": 5, "patience": 2}, "patience: needs select: best"),
+        ({"steps": 5, "patience": 0, "select": "best", "evaluate_every": 1}, "patience: .*greater than or equal to 1"),
+        ({"steps": 5, "stop_at": 0}, "stop_at: .*greater than 0"),
+        ({"steps": 5, "stop_at": 1.01}, "stop_at: .*less than or equal to 1"),
     ],
 )
 def test_settings_that_do_not_fit(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(RunConfig, values)
+
+
+@pytest.mark.parametrize("every", [0, 1, 7, 0.25, 3.0])
+def test_validations_in_steps_or_in_parts_of_an_epoch(every: float) -> None:
+    assert load_config(RunConfig, {"steps": 5, "evaluate_every": every}).evaluate_every == every
