@@ -25,6 +25,8 @@ class TasksConfig(Section):
     backbone_lr: float | None = Field(None, ge=0)
     """The event model's learning rate as a factor of optim.lr; 0 leaves it frozen, bit for bit. By default .1 from a
     pretrained run and 1 from scratch."""
+    stale: float = Field(0.0, ge=0, le=1)
+    """Share of the training impressions that read a state some events old (log-uniform), as between two exports."""
     fit_on: Literal["train", "train_valid"] = "train"
     """Parts whose impressions are learned from; the second is for a refit, when all choices are made."""
     score: ScoreConfig = ScoreConfig()

@@ -30,6 +30,8 @@ from recgpt.train.precision import product_dtype
 if TYPE_CHECKING:
     from .config import FinetuneConfig
 
+CALIBRATE_VALID, CALIBRATE_EXPORT = 20_000, 200_000
+"""Training impressions that the intercepts are read from, at a validation and at the end."""
 FIT_PARTS = {"train": ("train",), "train_valid": ("train", "valid")}
 
 
@@ -47,6 +49,27 @@ def log_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     loss = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(0.0), reduction="none")
     mean = torch.where(known, loss, 0.0).sum(0) / known.sum(0).clamp(min=1)
     return (mean * weights).sum()
+
+
+def intercepts(logits: Tensor, labels: Tensor) -> Tensor:
+    """What to add to the logits of each outcome, so that the mean probability is the outcome's rate, float64 [K].
+
+    Dropout widens and shifts the logits in training: without it, the same weights are off by a tenth in the logit.
+    An outcome of which the labels know one class only stays as it is.
+
+    Args:
+        logits: [N, K], without dropout.
+        labels: float32 [N, K], NaN = unknown.
+    """
+    shift = torch.zeros(logits.shape[1], dtype=torch.float64)
+    for column in range(logits.shape[1]):
+        known = ~labels[:, column].isnan()
+        rate, values = labels[known, column].double().mean(), logits[known, column].double()
+        if 0 < rate < 1:
+            for _ in range(20):  # Newton's steps
+                p = torch.sigmoid(values + shift[column])
+                shift[column] += (rate - p.mean()) / (p * (1 - p)).mean()
+    return shift
 
 
 def fitted_items(prepared: Prepared, start: RecGPT | None, fit_on: str, frozen: bool) -> ItemTable:
@@ -89,7 +112,9 @@ class FinetuneTask:
         frozen = tasks.backbone_lr == 0
         self.model = RankingModel(events, network, frozen)
         self.lr_factors: Mapping[str, float] = {} if frozen else {"events.": float(tasks.backbone_lr or 0)}
-        self.data = ImpressionBatches(prepared, window, tokens, FIT_PARTS[tasks.fit_on], seed=config.run.seed)
+        self.data = ImpressionBatches(
+            prepared, window, tokens, FIT_PARTS[tasks.fit_on], seed=config.run.seed, stale=tasks.stale
+        )
         shown = config.data.impressions
         track: Track = "online" if shown is None else shown.history
         validated = () if tasks.fit_on == "train_valid" else ("valid",)
@@ -135,6 +160,8 @@ class FinetuneTask:
         if len(self.valid) == 0:
             return {}
         p, labels = predict(self.model, self.items, self.valid)
+        odds = p / (1 - p) * self._intercepts(CALIBRATE_VALID).exp().numpy()
+        p = odds / (1 + odds)
         metrics, total = {}, 0.0
         for column, name in enumerate(self.config.tasks.outcomes):
             y = labels[name]
@@ -146,6 +173,15 @@ class FinetuneTask:
                 metrics[f"auc.{name}"] = area
         return {"logloss": total} | metrics if metrics else {}
 
+    @torch.no_grad()
+    def _intercepts(self, impressions: int) -> Tensor:
+        """`intercepts` on a sample of what is learned from, float64 [K]; the model is in evaluation mode."""
+        logits, labels = [], []
+        for batch in self.data.sample(impressions):
+            logits.append(self.model(replace(batch, events=known_only(batch.events, self.items.trained))))
+            labels.append(self.labels(batch))
+        return intercepts(torch.cat(logits), torch.cat(labels))
+
     def dump_batch(self, batch: list[ImpressionBatch], path: Path) -> None:
         """Write a batch's tensors, for the non-finite guard."""
         tensors: dict[str, Tensor] = {}
@@ -155,7 +191,9 @@ class FinetuneTask:
         safetensors.torch.save_file(tensors, path)
 
     def export(self, path: Path) -> None:
-        """Write the model folder's files."""
+        """Write the model folder's files, the intercepts fitted without dropout."""
+        with torch.no_grad():
+            self.model.network.out.bias.add_(self._intercepts(CALIBRATE_EXPORT).float())
         config, recgpt = self.config, RecGPT(self.model.events, self.items)
         Ranker(recgpt, self.model.network, config.heads, config.tasks.score).save_pretrained(path)
 

@@ -131,9 +131,7 @@ class RecGPT:
         folder = path / "model" if (path / "model").is_dir() else path
         for name in ("config.json", "model.safetensors", "items.parquet"):
             if not (folder / name).is_file():
-                raise ConfigError(
-                    f"{folder / name}: not there, so {path} is no finished run; finish it with `recgpt pretrain`"
-                )
+                raise ConfigError(f"{folder / name}: not there, so {path} is no finished run; finish its training")
         try:
             saved = _read_saved(folder / "config.json")
             tensors = safetensors.torch.load_file(folder / "model.safetensors")

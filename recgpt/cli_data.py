@@ -82,11 +82,13 @@ def _show_check(found: dict[str, Any]) -> None:
 
 
 def _config_show(arguments: argparse.Namespace) -> Any:
-    from recgpt.config import parse_yaml, show_config
+    from recgpt.config import parse_yaml, read_config, show_config
     from recgpt.stages import load_stage
 
-    stage = importlib.import_module(f"{load_stage('pretrain').__name__}.config")
-    text = show_config(stage.PretrainConfig, arguments.config, arguments.overrides)
+    sections = read_config(arguments.config)
+    name = "finetune" if {"tasks", "heads"} & set(sections) else "pretrain"
+    stage = importlib.import_module(f"{load_stage(name).__name__}.config")
+    text = show_config(getattr(stage, f"{name.capitalize()}Config"), arguments.config, arguments.overrides)
     return parse_yaml(text, "config show") if arguments.json else text
 
 

@@ -38,9 +38,6 @@ class ModelConfig(TransformerConfig):
     id_dropout: float = Field(default=0.05, ge=0, lt=1)
     """Share of the items that have content or features whose id is hidden in a training batch: trains the content
     path for new items."""
-    bare_dropout: float = Field(default=0.0, ge=0, le=1)
-    """Share of a training batch's windows whose first events, a random number of them, keep their ids alone, like
-    events from before outcomes were logged: how much is known of a user must be no sign of what the user does."""
     item_start: Literal["identity", "random"] = "identity"
     """How W_v starts. `identity`: a query starts as its last item's vector, a good prior where like follows like
     (little data); `random`: nothing to unlearn where the next item differs from the last."""
@@ -119,26 +116,14 @@ class EventModel(nn.Module):
 
     def embed(self, batch: EventBatch, encoded: Tensor) -> Tensor:
         """Event vectors [B, T, D]: the sum of what is known of each event."""
-        x, beside = F.embedding(batch.item, encoded), self._beside(batch)
-        if beside is not None and self.training and self.config.bare_dropout > 0:
-            beside = beside * self._dressed(batch)
-        return (x if beside is None else x + beside) * self.scale
-
-    def _beside(self, batch: EventBatch) -> Tensor | None:
-        """What is known of the events besides their items, [B, T, D]; None where the log has nothing."""
-        x = None if self.gap is None else self.gap(batch.gap)
+        x = F.embedding(batch.item, encoded)
+        if self.gap is not None:
+            x = x + self.gap(batch.gap)
         for modules, columns in ((self.outcomes, batch.outcomes), (self.context, batch.context)):
             for name, module in modules.items():
                 if name in columns:
-                    x = module(columns[name]) if x is None else x + module(columns[name])
-        return x
-
-    def _dressed(self, batch: EventBatch) -> Tensor:
-        """Bool [B, T, 1], false where an event of a training window keeps its id alone."""
-        drawn = torch.rand(2, len(batch.item), device=batch.item.device)
-        bare = (drawn[0] < self.config.bare_dropout) * drawn[1] * batch.length
-        place = torch.arange(batch.item.shape[1], device=batch.item.device)
-        return (place >= bare.unsqueeze(1)).unsqueeze(-1)
+                    x = x + module(columns[name])
+        return x * self.scale
 
     def beginning(self, n_sequences: int, profile: Mapping[str, Tensor]) -> Tensor:
         """The first token of every window, [B, 1, D]: a learned vector and what is known of the user."""

@@ -178,7 +178,8 @@ class Ranker:
             ConfigError: `path` is a file.
         """
         folder = Path(path)
-        (folder / SAVED).unlink(missing_ok=True)  # until the end the folder holds no ranker
+        if folder.is_dir():
+            (folder / SAVED).unlink(missing_ok=True)  # until the end the folder holds no ranker
         self.recgpt.save_pretrained(folder)
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         atomic_write_bytes(folder / WEIGHTS, safetensors.torch.save(tensors))
@@ -238,8 +239,10 @@ class Ranker:
 
         Raises:
             RecGPTError: the state is another model's.
-            ConfigError: a name or value in `context` that the model does not read.
+            ConfigError: a name or value in `context` that the model does not read, or `ids` that are one text.
         """
+        if isinstance(ids, str):
+            raise ConfigError(f"ids: {ids!r} is one text; give a list of ids")
         self.recgpt.builder.check(state)
         given = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
         known_context, moment = read_context(context, self.recgpt.schema)

@@ -134,7 +134,7 @@ def evaluate_ranking(
         frozen track, else on the config's; `protocol`: what was compared and how to read it.
 
     Raises:
-        ConfigError: no fine-tuned run, or the part holds no impression.
+        ConfigError: no fine-tuned run, it has learned from the part, or the part holds no impression.
     """
     require_split(split)
     return evaluate_opened(RankingRun.open(run), split, extra)
@@ -142,6 +142,11 @@ def evaluate_ranking(
 
 def evaluate_opened(run: RankingRun, split: Split, extra: Mapping[str, Predictor] | None = None) -> dict[str, Any]:
     """`evaluate_ranking` of a run that is open already."""
+    if split == "valid" and run.fit_on == "train_valid":
+        raise ConfigError(
+            f"split: {run.path} has learned from the valid part (tasks.fit_on: train_valid); evaluate test, or the run "
+            "that it is a refit of"
+        )
     online, frozen = (run.scores(split, track) for track in TRACKS)
     rows = frozen if run.history == "frozen" else online
     _require_same_rows(online, frozen)

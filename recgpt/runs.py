@@ -43,13 +43,15 @@ class TrainedRun:
         path = Path(path)
         config = path / "config.yaml"
         if not config.is_file():
-            raise ConfigError(f"{path}: no run folder (it holds no config.yaml); give one that `recgpt pretrain` wrote")
+            raise ConfigError(
+                f"{path}: no run folder (it holds no config.yaml); give one of `recgpt pretrain` or `finetune`"
+            )
         model, settings = RecGPT.from_pretrained(path), flatten(read_config(config))
         prepared = Prepared.open(settings["data.prepared"])
         if prepared.content != settings["run.log"]:
             raise ConfigError(
                 f"{path}: the log has changed since this run was trained ({prepared.folder} holds {prepared.content}, "
-                f"it was trained on {settings['run.log']}); train it again with `recgpt pretrain CONFIG --fresh`"
+                f"it was trained on {settings['run.log']}); train it again with --fresh"
             )
         return cls(path, model, prepared, settings)
 

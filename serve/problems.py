@@ -52,6 +52,8 @@ def shown(value: Any) -> str:
         return "a number of more than 30 digits"
     if not isinstance(value, _SCALARS):
         return kind_of(value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     text = repr(value[:_SHOWN] if isinstance(value, str) else value)
     return ascii_only(text) if not isinstance(value, str) or len(value) <= _SHOWN else f"{ascii_only(text)[:_SHOWN]}..."
 

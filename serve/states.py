@@ -10,6 +10,7 @@ import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -144,7 +145,11 @@ class UserStates:
     ) -> None:
         self.model, self.store, self.logged, self.counted = model, store, logged, counted
         self.cache, self.locks = StateCache(budget), KeyedLocks()
-        self.empty = model.encode({})
+
+    @cached_property
+    def empty(self) -> UserState:
+        """The state of a user without events."""
+        return self.model.encode({})
 
     def get(self, user: str) -> Served:
         """A user's state after all events of the store; bit for bit what `RecGPT.encode` makes of them."""

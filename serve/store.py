@@ -171,10 +171,11 @@ class EventStore:
             self._idle.append(connection)
 
     def close(self) -> None:
-        """Close every connection; the last one writes the WAL back into the file."""
+        """Close every connection, after a write that has begun; the last one writes the WAL back into the file."""
         while self._idle:
             self._idle.pop().close()
-        self._writer.close()
+        with self._writing:
+            self._writer.close()
 
 
 _SELECT = "SELECT seq, item, time, context, outcomes, name, event_id FROM events JOIN users ON users.id = events.user"

@@ -75,6 +75,7 @@ class ImpressionBatches:
         track: the history that they read.
         seed: of the order.
         group: impressions that share a window's pass, at most.
+        stale: share of the impressions of an epoch that read an older state, see `_dropped`.
     """
 
     def __init__(
@@ -86,13 +87,16 @@ class ImpressionBatches:
         track: Track = "online",
         seed: int = 0,
         group: int = MOST_IN_GROUP,
+        stale: float = 0.0,
     ) -> None:
-        self.prepared, self.tokens, self.seed = prepared, tokens, seed
+        self.prepared, self.tokens, self.seed, self.stale = prepared, tokens, seed, stale
         self.impressions = read_impressions(prepared, [PARTS[part] for part in parts])
         self.history = self.impressions.online if track == "online" else self.impressions.frozen
         place = self.impressions.place
         self.user = np.searchsorted(prepared.users.offset, place, side="right") - 1
         self.start = window.start(self.history)
+        # The shortest history whose state has this start.
+        self._shortest = np.where(self.start > 0, self.start + window.length - window.S + 1, 0)
         self._group(window.length, group)
         self._order: tuple[int, list[NDArray[np.int64]]] | None = None
 
@@ -124,12 +128,23 @@ class ImpressionBatches:
             mine = np.argsort(self._widths, kind="stable")
         else:
             mine = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self._widths))
-        # A batch is cut where its tokens are full; the first group of a batch may exceed them.
-        number = (np.cumsum(self._widths[mine]) - 1) // self.tokens
-        batches = np.split(mine, np.flatnonzero(np.diff(number)) + 1) if len(mine) else []
+        batches = self._cut(mine)
         if epoch is not None:
             self._order = (epoch, batches)
         return batches
+
+    def _cut(self, groups: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Groups in batches, cut where the tokens are full; the first group of a batch may exceed them."""
+        number = (np.cumsum(self._widths[groups]) - 1) // self.tokens
+        return np.split(groups, np.flatnonzero(np.diff(number)) + 1) if len(groups) else []
+
+    def sample(self, impressions: int) -> Iterator[ImpressionBatch]:
+        """Random groups with about so many impressions in all (or all there are), none of them stale."""
+        groups = np.random.Generator(np.random.PCG64([self.seed, 0, 2])).permutation(len(self._widths))
+        enough = np.searchsorted(np.cumsum((self._end - self._begin)[groups]), impressions) + 1
+        chosen = groups[:enough]
+        for batch in self._cut(chosen[np.argsort(self._widths[chosen], kind="stable")]):
+            yield self.batch(batch)
 
     def epoch(self, epoch: int | None, skip: int = 0) -> Iterator[list[ImpressionBatch]]:
         """The batches of one epoch after the first `skip`; None: all impressions once, sorted by width.
@@ -137,12 +152,30 @@ class ImpressionBatches:
         Each comes in parts of like width: a batch of random groups is an unbiased sample of the impressions (users of
         like history are alike, so batches of one width pull the base rates to and fro), and little of it is padding.
         """
+        history = self.history if epoch is None else self.history - self._dropped(epoch)
         for groups in self.order(epoch)[skip:]:
             kind = np.ceil(np.log2(self._widths[groups]))
-            yield [self.batch(groups[kind == width]) for width in np.unique(kind)]
+            yield [self.batch(groups[kind == width], history) for width in np.unique(kind)]
 
-    def batch(self, groups: NDArray[np.int64]) -> ImpressionBatch:
-        """The batch of some groups."""
+    def _dropped(self, epoch: int) -> NDArray[np.int64]:
+        """The newest events that each impression does without in an epoch, int64 [N].
+
+        A share `stale` of them reads a state that is d events old, d log-uniform from 1 to as many as the window
+        allows: states are exported and cached, and how much of today is known then says less of the user.
+        """
+        rng = np.random.Generator(np.random.PCG64([self.seed, epoch, 1]))
+        chosen, depth = rng.random((2, len(self)))
+        most = self.history - self._shortest
+        return np.where((chosen < self.stale) & (most > 0), ((most + 1.0) ** depth).astype(np.int64), 0)
+
+    def batch(self, groups: NDArray[np.int64], history: NDArray[np.int64] | None = None) -> ImpressionBatch:
+        """The batch of some groups.
+
+        Args:
+            groups: which.
+            history: int64, events that each of all the impressions reads; default all that it may.
+        """
+        history = self.history if history is None else history
         offset, place = self.prepared.users.offset, self.impressions.place
         windows, shown, targets, before, rows = [], [], [], [], []
         users = self.user[self._sorted[self._begin[groups]]]
@@ -154,7 +187,7 @@ class ImpressionBatches:
             span = self.prepared.events(first, last)
             windows.append(span[: int(self._length[group])].with_profile(profile))
             picked = _pick(span, place[mine] - first)
-            position = self.history[mine] - self.start[mine]
+            position = history[mine] - self.start[mine]
             shown.append(picked)
             targets.append((position, picked.item))
             before.append(np.append(span.time, NO_TIME)[position - 1])

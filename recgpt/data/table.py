@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,7 @@ def read_profile(profile: Mapping[str, Any] | None, schema: DataSchema) -> dict[
     Raises:
         ConfigError: a name that the model does not read, or a value that its kind does not allow.
     """
-    return _scalars(profile or {}, schema.profile, "profile", "profile")
+    return _scalars(profile or {}, schema.profile, "profile")
 
 
 def read_context(context: Mapping[str, Any] | None, schema: DataSchema) -> tuple[dict[str, int | float], int]:
@@ -109,20 +109,32 @@ def read_context(context: Mapping[str, Any] | None, schema: DataSchema) -> tuple
     given = dict(context or {})
     clock = _column_name(list(given), schema.time, "time") if schema.has_time else None
     moment = given.pop(clock) if clock else None
-    known = _scalars(given, schema.context, "context", schema.time or "time" if schema.has_time else None)
+    known = _scalars(given, schema.context, "context", [schema.time or "time"] if schema.has_time else [])
     if moment is None:
         return known, NO_TIME
+    where = f"context.{clock}"
     if isinstance(moment, str):
-        return known, time_point(moment, schema.time_unit)
-    return known, int(_times(_one(moment, f"context.{clock}"), f"context.{clock}", schema.time_unit)[0])
+        return known, _moment(moment, where)
+    return known, int(_times(_one(moment, where), where, schema.time_unit)[0])
+
+
+def _moment(text: str, where: str) -> int:
+    """ISO text in microseconds since 1970 UTC, held to the range of the log's times."""
+    try:
+        moment = time_point(text, "us")
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if not 0 <= moment < END_OF_TIME * 10**6:
+        raise ConfigError(f"{where}: {text!r} is no time from 1970 to 2099; correct the clock")
+    return moment
 
 
 def _scalars(
-    given: Mapping[str, Any], kinds: Mapping[str, str], where: str, also: str | None
+    given: Mapping[str, Any], kinds: Mapping[str, str], where: str, also: Sequence[str] = ()
 ) -> dict[str, int | float]:
     for name in given:
         if name not in kinds:
-            known = [*kinds, *([also] if also and also != where else [])]
+            known = [*kinds, *also]
             near = difflib.get_close_matches(str(name), known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"it reads {', '.join(known) or 'none'}"
             raise ConfigError(f"{where}.{name}: this model reads no such value; {hint}")

@@ -17,17 +17,19 @@ from recgpt.report.retrieval import headline as retrieval_headline
 def head(material: Material, impressions: Impressions | None, ranks: Ranks | None) -> Head:
     """The head of a run's report, from what is known of its impressions or its ranks."""
     verdict, figures = _headline(material, impressions, ranks)
-    name = material.path.resolve().name
-    if name in ("run", "finetune", "pretrain"):  # as quickstart calls them: the folder above says more
-        name = f"{material.path.resolve().parent.name}/{name}"
     return Head(
-        name=name,
+        name=_called(material.path.resolve()),
         kind="pretrained" if material.ranker is None else "fine-tuned",
         verdict=verdict,
         figures=figures,
         facts=tuple(_facts(material)),
         notices=tuple(_notices(material, figures is not None)),
     )
+
+
+def _called(run: Path) -> str:
+    """The name of a run's folder, with the one above where quickstart named it: that says more."""
+    return f"{run.parent.name}/{run.name}" if run.name in ("run", "ranking") else run.name
 
 
 def _headline(material: Material, impressions: Impressions | None, ranks: Ranks | None) -> tuple[str, Table | None]:
@@ -70,7 +72,7 @@ def _facts(material: Material) -> list[tuple[str, str]]:
         ("Seed", str(settings.get("run.seed"))),
     ]
     if settings.get("run.start_from"):
-        facts.append(("Starts from", Path(str(settings["run.start_from"])).name or str(settings["run.start_from"])))
+        facts.append(("Starts from", _called(Path(str(settings["run.start_from"])).absolute())))
     facts.append(("Fingerprint", model.fingerprint if material.ranker is None else material.ranker.fingerprint))
     facts.append(("Report by", f"recgpt {recgpt.__version__}"))
     return [(name, value) for name, value in facts if value]

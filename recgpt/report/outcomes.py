@@ -38,6 +38,10 @@ MOST_ROWS = 200_000
 """Impressions of the figures by history length; more are sampled evenly."""
 RESAMPLES = 100
 SYSTEMS = {"item_popularity": "item popularity", "oracle": "best possible"}
+_EXPLAINED = {
+    "item_popularity": "the item's own rate in training, smoothed",
+    "oracle": "the true probabilities, which only a simulator knows",
+}
 _TITLES = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss", "ne": "NE", "ece": "ECE"}
 
 
@@ -85,7 +89,7 @@ def read_impressions(material: Material) -> Impressions | None:
 
 def ranking(data: Impressions) -> Section:
     """The section."""
-    blocks: list[Block] = [Text(_protocol(data)), _explanation()]
+    blocks: list[Block] = [Text(_protocol(data)), _explanation(data)]
     for place, name in enumerate(data.outcomes):
         blocks.append(Heading(name))
         blocks.append(_metrics(data, name))
@@ -109,12 +113,15 @@ def _protocol(data: Impressions) -> str:
     return text
 
 
-def _explanation() -> Text:
+def _explanation(data: Impressions) -> Text:
+    systems = "".join(
+        f" {_called(name).capitalize()}: {what}." for name, what in _EXPLAINED.items() if name in data.systems
+    )
     return Text(
         "AUC: share of pairs (with, without the outcome) in the right order, .5 = chance. GAUC: the same within a "
         "user, weighted by impressions. Log loss: of the probabilities, lower is better. NE: log loss over that of "
         "always saying the overall rate; below 1 something was learned. ECE: mean distance of predicted from observed "
-        "rates in 15 groups; chance alone gives the value in the last column."
+        "rates in 15 groups; chance alone gives the value in the last column." + systems
     )
 
 

@@ -348,7 +348,8 @@ class _Loop:
     def _evaluate_every(self) -> int:
         """Steps between two validations."""
         every = self.run.evaluate_every
-        return max(1, round(every * self._steps_in_epoch)) if 0 < every < 1 else int(every)
+        part = isinstance(every, float) and 0 < every <= 1
+        return max(1, round(every * self._steps_in_epoch)) if part else int(every)
 
     def _done_fraction(self) -> float:
         """The part of the run that is done: that of the limit that is nearest."""

@@ -22,7 +22,7 @@ class OptimConfig(Section):
     """AdamW (Loshchilov and Hutter, 2019), gradient clipping and the rate over the run."""
 
     batch_tokens: int = Field(12_800, ge=1)
-    """Padded events of a batch, at most (one window may exceed it)."""
+    """Padded events of a batch, at most (one window may exceed it; finetuning cuts where it is full)."""
 
     precision: Precision = "auto"
     """Products in training: bf16 where the machine has them (auto), bf16, or fp32; inference is

@@ -66,8 +66,8 @@ class RunConfig(Section):
     """End when this part of the run is done, the rate where it then is: repeats a run that `patience` ended."""
 
     evaluate_every: int | Annotated[float, Field(ge=0)] = 0
-    """Steps between two validations; below 1 the part of an epoch between them (0.25: four in each); 0 = only at the
-    end."""
+    """Steps between two validations; a fraction up to 1.0 is the part of an epoch between them (0.25: four in each,
+    1.0: one; 1 is every step); 0 = only at the end."""
 
     select: Literal["last", "best"] = "last"
     """Which weights are exported: the last ones or those of the best validation (pretraining: NDCG@10, finetuning: log

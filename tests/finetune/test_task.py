@@ -25,7 +25,7 @@ from recgpt.ranking.network import Requests
 from recgpt.state import known_only
 from tests.finetune.logs import FinetuneTask, make_task, prepared_log, random_log, settings, write
 
-from recgpt.finetune.task import fitted_items, log_loss  # isort: skip (a stage is found by `load_stage`, in logs)
+from recgpt.finetune.task import fitted_items, intercepts, log_loss  # isort: skip (a stage is found by `load_stage`)
 
 NAN = math.nan
 STILL = {"model": {"dropout": 0.0, "id_dropout": 0.0}, "heads": {"dropout": 0.0}}
@@ -243,6 +243,44 @@ def test_ids_that_training_does_not_know_are_hidden_everywhere(prepared: Prepare
 # -- validation, files -------------------------------------------------------------------------------------------------
 
 
+def shift_by_bisection(task: FinetuneTask, column: int) -> float:
+    """What added to an outcome's logits makes the mean probability of the training impressions its rate."""
+    logits, labels = [], []
+    with torch.no_grad():
+        for part in (part for batch in task.data.epoch(None) for part in batch):
+            known = replace(part, events=known_only(part.events, task.items.trained))
+            logits += task.model(known)[:, column].tolist()
+            labels += task.labels(part)[:, column].tolist()
+    told = ~np.isnan(labels)
+    low, high, rate = -30.0, 30.0, np.array(labels)[told].mean()
+    for _ in range(100):
+        middle = (low + high) / 2
+        mean = (1 / (1 + np.exp(-np.array(logits)[told] - middle))).mean()
+        low, high = (middle, high) if mean < rate else (low, middle)
+    return low
+
+
+def test_intercepts_make_the_mean_probability_the_rate() -> None:
+    logits = torch.tensor([[0.0, 3.0, 1.0], [0.0, 3.0, 1.0], [0.0, 3.0, 1.0], [0.0, 3.0, 1.0], [9.0, 9.0, 9.0]])
+    nan = float("nan")
+    labels = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0], [0.0, 1.0, nan], [nan, nan, nan]])
+    found = intercepts(logits, labels)
+    # The rates are 1/4 and 3/4: logits -log 3 and log 3. The third outcome knows one class and stays.
+    np.testing.assert_allclose(found, [-np.log(3), np.log(3) - 3, 0.0], atol=1e-9)
+    assert intercepts(logits, torch.full_like(labels, nan)).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_what_is_exported_is_calibrated_without_dropout(
+    data: dict[str, Any], prepared: Prepared, tmp_path: Path
+) -> None:
+    task = make_task(settings(data), prepared, noise=0.3)
+    task.model.eval()
+    before = [shift_by_bisection(task, column) for column in range(2)]
+    assert min(abs(shift) for shift in before) > 1e-3
+    task.export(tmp_path)
+    np.testing.assert_allclose([shift_by_bisection(task, column) for column in range(2)], [0, 0], atol=1e-5)
+
+
 def test_validation_by_the_formula(data: dict[str, Any], prepared: Prepared) -> None:
     task = make_task(settings(data, tasks={"weights": {"like": 0.25}}), prepared, noise=0.1)
     task.model.eval()
@@ -253,13 +291,15 @@ def test_validation_by_the_formula(data: dict[str, Any], prepared: Prepared) -> 
             for part in batch:
                 known = replace(part, events=known_only(part.events, task.items.trained))
                 p |= dict(zip(part.row.tolist(), torch.sigmoid(task.model(known)).tolist(), strict=True))
+    shift = [shift_by_bisection(task, column) for column in range(2)]
     log = prepared.events(0, prepared.n_events)
     place = task.valid.impressions.place
     assert len(p) == len(place) > 20
     for column, name in enumerate(("click", "like")):
         rows = [row for row in range(len(place)) if not np.isnan(log.outcomes[name][place[row]])]
         y = np.array([log.outcomes[name][place[row]] for row in rows])
-        q = np.array([p[row][column] for row in rows])
+        odds = np.array([p[row][column] / (1 - p[row][column]) for row in rows]) * np.exp(shift[column])
+        q = odds / (1 + odds)
         loss = -np.log(np.where(y == 1, q, 1 - q)).mean()
         assert found[f"logloss.{name}"] == pytest.approx(loss, rel=1e-5)
         assert found[f"auc.{name}"] == pytest.approx(auc(y, q), abs=1e-6)

@@ -89,7 +89,7 @@ def test_saved_and_loaded_models_agree(tmp_path: Path) -> None:
 
 def test_truncated_or_foreign_model_folders_are_refused(tmp_path: Path) -> None:
     model = recgpt()
-    with pytest.raises(ConfigError, match="no finished run; finish it with `recgpt pretrain`"):
+    with pytest.raises(ConfigError, match="no finished run; finish its training"):
         RecGPT.from_pretrained(tmp_path)
     model.save_pretrained(tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"

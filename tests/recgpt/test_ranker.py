@@ -93,7 +93,9 @@ def test_no_candidates_give_no_ranks() -> None:
         ({"volume": "loud"}, "context.volume"),
         ({"device": 1.5}, "context.device"),
         ({"time": -5}, "context.time"),
-        ({"time": "yesterday"}, "not an ISO date"),
+        ({"time": "yesterday"}, "^context.time: 'yesterday' is not an ISO date"),
+        ({"time": "1969-12-31T23:59:59"}, "^context.time: '1969-12-31T23:59:59' is no time from 1970 to 2099"),
+        ({"time": "2100-01-01"}, "^context.time: '2100-01-01' is no time from 1970 to 2099"),
     ],
 )
 def test_a_wrong_context_is_refused(context: dict[str, Any], message: str) -> None:
@@ -110,6 +112,12 @@ def test_the_time_may_be_text() -> None:
     assert a != model.rank(state, IDS, {"time": "2020-09-23T12:27:40"})
 
 
+def test_one_text_is_no_list_of_ids() -> None:
+    model = ranker()
+    with pytest.raises(ConfigError, match="^ids: 'abc' is one text"):
+        model.rank(model.recgpt.encode(columns(3)), "abc")
+
+
 def test_a_state_of_another_model_is_refused() -> None:
     with pytest.raises(RecGPTError, match="made by model"):
         ranker().rank(recgpt(seed=5).encode(columns(3)), IDS)
@@ -124,6 +132,13 @@ def test_a_saved_ranker_ranks_the_same(tmp_path: Path) -> None:
     log = columns(20)
     assert loaded.rank(loaded.recgpt.encode(log), IDS, CONTEXT) == model.rank(model.recgpt.encode(log), IDS, CONTEXT)
     assert RecGPT.from_pretrained(tmp_path / "run").fingerprint == model.recgpt.fingerprint
+
+
+def test_a_file_is_no_place_for_a_ranker(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(ConfigError, match="file: is a file; name a folder"):
+        ranker().save_pretrained(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_mixed_or_missing_files_are_refused(tmp_path: Path) -> None:

@@ -225,6 +225,8 @@ def test_what_cannot_be_evaluated_is_refused(tmp_path: Path, monkeypatch: pytest
         evaluated(tmp_path, sizes={"test": 0})
     with pytest.raises(ConfigError, match="split: 'train'; choose valid or test"):
         evaluate_ranking(tmp_path, "train")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="has learned from the valid part"):
+        evaluated(tmp_path, "valid", fit_on="train_valid")
     run = Run(tmp_path)
     frozen = run.scores("test", "frozen")
     monkeypatch.setattr(run, "scores", lambda name, track: frozen if track == "frozen" else run.parts["train"])

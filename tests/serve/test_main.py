@@ -23,6 +23,7 @@ from recgpt.errors import ConfigError
 from recgpt.ranker import Ranker
 from recgpt.recommend import recommend_user
 from recgpt.serve.main import resolve, serving
+from recgpt.serve.reading import Event
 from recgpt.serve.store import EventStore
 from recgpt.stages import load_stage
 from tests.recgpt.builders import write_log
@@ -50,14 +51,6 @@ class Process:
                 self.url = line.split()[1].rstrip(";")
                 return
         raise AssertionError("\n".join(self.lines))
-
-    def stop(self, number: int) -> int:
-        """Send a signal; returns the exit code."""
-        self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=20)
-        assert out == ""
-        self.lines += err.splitlines()
-        return self.process.returncode
 
 
 @contextmanager
@@ -109,8 +102,7 @@ def test_a_killed_server_has_kept_what_it_confirmed(run: Path, ranker: Ranker, t
     assert len(found) <= 3 * (len(confirmed) + 4)
     assert len(found) % 3 == 0  # requests whole or not at all
 
-    with server(str(run), store) as second, httpx.Client(base_url=second.url, timeout=20) as client:
-        assert f"holds {len(found):,} events of 4 users" in "\n".join(second.lines)
+    with serving(run, [store]) as second, httpx.Client(base_url=second, timeout=20) as client:
         repeated = {"events": made(max(confirmed) + 1) + made(max(confirmed))}
         duplicates = sum(each["event_id"] in found for each in repeated["events"])
         assert client.post("/v1/events", json=repeated).json() == {"accepted": 6 - duplicates, "duplicates": duplicates}
@@ -120,13 +112,16 @@ def test_a_killed_server_has_kept_what_it_confirmed(run: Path, ranker: Ranker, t
             table = {"item": [0, 1, 2] * len(own), "time": [TIME + serial for serial in own for _ in range(3)]}
             answer = client.post("/v1/recommend", json={"user": f"user {user}", "k": 5}).json()
             assert answer == recommend_answer(ranker.recgpt, ranker.recgpt.encode(table), "rebuild", 5)
-        assert second.stop(signal.SIGTERM) == 143
-        assert second.lines[-1].startswith("recgpt: stopped by SIGTERM; ")
-        assert f"holds {3 * len(serials):,} events of 4 users" in second.lines[-1]
 
 
-def test_ctrl_c_ends_it_with_130(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("number", "exits"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals, exits: int
+) -> None:
     """In this process, whose handlers must be there again afterwards."""
+    kept = EventStore(tmp_path / "e.sqlite")
+    kept.add([Event(item, TIME * 10**6, {}, {}, f"user {item % 2}") for item in range(3)])
+    kept.close()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -141,10 +136,10 @@ def test_ctrl_c_ends_it_with_130(run: Path, tmp_path: Path, capsys: pytest.Captu
                 break
             except httpx.ConnectError:
                 time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     assert threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     thread = threading.Thread(target=client)
     thread.start()
     code = main(
@@ -152,11 +147,14 @@ def test_ctrl_c_ends_it_with_130(run: Path, tmp_path: Path, capsys: pytest.Captu
     )
     thread.join()
     captured = capsys.readouterr()
-    assert (code, statuses, captured.out) == (130, [200], "")
+    lines = captured.err.splitlines()
+    assert (code, statuses, captured.out) == (exits, [200], "")
     for line in ("serve.max_k: 7", "serve.workers: 2", f"serving http://127.0.0.1:{port}; Ctrl-C stops"):
-        assert line in captured.err.splitlines()
-    assert captured.err.splitlines()[-1].startswith("recgpt: stopped by SIGINT; ")
-    assert signal.getsignal(signal.SIGINT) is before
+        assert line in lines
+    held = f"{tmp_path / 'e.sqlite'} holds 3 events of 2 users"
+    assert any(line.startswith(f"store: {held}") for line in lines)
+    assert lines[-1] == f"recgpt: stopped by {number.name}; {held}"
+    assert signal.getsignal(number) is before
 
 
 def test_settings() -> None:

@@ -121,7 +121,7 @@ def test_a_run_without_heads_recommends_and_says_why_it_does_not_rank(service: S
         ("recommend", {"user": 1, "context": {"devise": 3}}, "context.devise", "did you mean 'device'"),
         ("rank", {"user": 1, "items": [1], "context": {"time": "now"}}, "context.time", "no time"),
         ("rank", {"user": 1, "items": [1], "context": {"volume": "loud"}}, "context.volume", "give a number"),
-        ("recommend", {"history": [event(user=True)]}, "history[0].user", "True is a boolean"),
+        ("recommend", {"history": [event(user=True)]}, "history[0].user", "true is a boolean"),
     ],
 )
 def test_requests_are_held_to_the_limits(

@@ -270,3 +270,37 @@ def test_without_impressions_there_is_no_batch(prepared: Prepared, tmp_path: Pat
     assert (len(none), none.order(0), list(none.epoch(None))) == (0, [], [])
     log = prepared_log(tmp_path, random_log([3, 4]), impressions=None)
     assert len(ImpressionBatches(log, WINDOW, 48, ("train",))) == 0
+
+
+def lengths(data: ImpressionBatches, epoch: int | None) -> np.ndarray:
+    """Events that each impression reads in an epoch, by row."""
+    read = {row.row: len(row.history) for row in rows_of(data.epoch(epoch))}
+    return np.array([read[row] for row in range(len(data))]) + data.start
+
+
+def test_a_stale_impression_reads_an_older_state_of_the_same_window(prepared: Prepared) -> None:
+    data = ImpressionBatches(prepared, WINDOW, 64, ("train",), seed=3, stale=0.5)
+    dropped = np.stack([data.history - lengths(data, epoch) for epoch in range(8)])
+    assert dropped.min() == 0
+    for row in dropped:
+        # An older state, which serving would build from the same first event.
+        same(WINDOW.start(data.history - row), data.start)
+    can = np.where(data.start > 0, data.history - data.start - 8 - 1, data.history) > 0  # W - S = 8
+    assert dropped[:, ~can].max(initial=0) == 0
+    assert abs((dropped[:, can] > 0).mean() - 0.5) < 0.05
+    assert len({tuple(row) for row in dropped}) == 8
+    deep = dropped[:, data.history == 12]
+    # Log-uniform over 1 .. 12: P(1) = log 2 / log 13.
+    assert abs((deep == 1).sum() / (deep > 0).sum() - np.log(2) / np.log(13)) < 0.12
+
+
+def test_only_an_epoch_of_training_is_stale(prepared: Prepared) -> None:
+    stale = ImpressionBatches(prepared, WINDOW, 64, ("train",), seed=3, stale=1.0)
+    same(lengths(stale, None), stale.history)
+    same(lengths(stale, 2), lengths(stale, 2))
+    fresh = ImpressionBatches(prepared, WINDOW, 64, ("train",), seed=3)
+    same(lengths(fresh, 2), fresh.history)
+    for old, new in zip(stale.epoch(2), fresh.epoch(2), strict=True):
+        for a, b in zip(old, new, strict=True):  # the windows and the candidates stay
+            assert torch.equal(a.events.item, b.events.item)
+            assert torch.equal(a.events.items[a.events.target], b.events.items[b.events.target])

@@ -136,8 +136,11 @@ def test_a_pretrained_run_shows_what_evaluate_saved(first: Path) -> None:
 
 def test_a_finetuned_run_shows_its_outcomes(heads: Path) -> None:
     saved = json.loads((heads / "eval" / "test.json").read_text())
-    text = read(report(heads)).text
-    assert "recgpt report of a fine-tuned run" in text
+    run = heads.rename(heads.parent / "ranking")
+    text = read(report(run)).text
+    assert f"{run.parent.name}/ranking recgpt report of a fine-tuned run" in text  # quickstart's name says little
+    assert "Item popularity: the item's own rate in training, smoothed." in text
+    assert "Best possible" not in text  # no simulator here
     assert f"p({OUTCOME})" in text
     for name in ("click", OUTCOME):
         for metric in ("auc", "logloss", "ne", "ece"):

@@ -184,7 +184,8 @@ def test_patience_survives_a_resume(tmp_path: Path) -> None:
         (0.5, [4, 8, 12, 14]),  # 3.5
         (0.01, list(range(1, 15))),  # at least a step
         (0.9, [6, 12, 14]),  # 6.3
-        (1, list(range(1, 15))),  # from 1 on: steps
+        (1.0, [7, 14]),
+        (1, list(range(1, 15))),  # a whole number: steps
         (3.0, [3, 6, 9, 12, 14]),
         (0, [14]),
     ],
