@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recgpt.config import validate
+from recgpt.config import dump_config, flatten, parse_yaml, read_config, validate
 from recgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -94,11 +94,26 @@ def as_refit(config: FinetuneConfig, chosen: Path) -> FinetuneConfig:
         raise ConfigError(f"--refit: {chosen} holds no finished run; finish `recgpt finetune` there first")
     if Path(str(config.run.dir)).resolve() == chosen.resolve():
         raise ConfigError(f"--refit: {chosen} is the run that chose; give the refit a folder: run.dir={chosen}-refit")
+    _refuse_another(config, chosen)
     run = config.run.model_copy(
         update={"stop_at": record["exported_at"], "select": "last", "patience": None, "evaluate_every": 0}
     )
     tasks = config.tasks.model_copy(update={"fit_on": "train_valid"})
     return config.model_copy(update={"run": run, "tasks": tasks})
+
+
+CHOSEN = ("model.", "heads.", "optim.", "tasks.", "run.epochs", "run.steps", "run.minutes", "run.start_from")
+"""Settings that a refit shares with the run that chose when to stop; the seed may differ."""
+
+
+def _refuse_another(config: FinetuneConfig, chosen: Path) -> None:
+    """Raise where the chosen run was trained with other settings."""
+    saved = flatten(read_config(chosen / "config.yaml"))
+    for key, value in flatten(parse_yaml(dump_config(config), "the config")).items():
+        if key.startswith(CHOSEN) and key != "tasks.fit_on" and saved.get(key) != value:
+            raise ConfigError(
+                f"--refit: {chosen} was trained with {key} {saved.get(key)}, this is {value}; give the same config"
+            )
 
 
 def build(
@@ -121,7 +136,13 @@ def build(
         model = EventModel(config.model, prepared.schema)
         network = RankingNetwork(config.heads, prepared.schema, config.model.dim, config.tasks.outcomes)
     rates = prepared.summary["impressions"]["rates"]
-    network.start_at({name: rate for name, rate in rates.items() if rate is not None})
+    for name in config.tasks.outcomes:
+        if rates.get(name) is None:
+            raise ConfigError(
+                f"tasks.outcomes: no training impression knows {name!r}; leave it out, or check data.impressions and "
+                "data.split"
+            )
+    network.start_at(rates)
     if start is not None:
         load_weights(model, start.model, str(config.run.start_from))
     items = fitted_items(prepared, start, config.tasks.fit_on, config.tasks.backbone_lr == 0)

@@ -66,9 +66,10 @@ def intercepts(logits: Tensor, labels: Tensor) -> Tensor:
         known = ~labels[:, column].isnan()
         rate, values = labels[known, column].double().mean(), logits[known, column].double()
         if 0 < rate < 1:
-            for _ in range(20):  # Newton's steps
+            for _ in range(60):  # Newton's steps, held to 1: far from the root the full ones diverge
                 p = torch.sigmoid(values + shift[column])
-                shift[column] += (rate - p.mean()) / (p * (1 - p)).mean()
+                step = (rate - p.mean()) / (p * (1 - p)).mean().clamp(min=1e-12)
+                shift[column] += step.clamp(-1, 1)
     return shift
 
 
@@ -83,7 +84,7 @@ def fitted_items(prepared: Prepared, start: RecGPT | None, fit_on: str, frozen: 
         rows = start.items.rows(items.hash)
         counts = np.where(rows >= 0, start.items.n_train_events[rows], 0)
     if not frozen:
-        counts = counts + items.n_train_events
+        counts = np.maximum(counts, items.n_train_events)  # the two may be of one log
         if fit_on == "train_valid":
             place = read_impressions(prepared, [PARTS["valid"]]).place
             rows = prepared.item_rows(0, prepared.n_events)[place]
@@ -160,8 +161,8 @@ class FinetuneTask:
         if len(self.valid) == 0:
             return {}
         p, labels = predict(self.model, self.items, self.valid)
-        odds = p / (1 - p) * self._intercepts(CALIBRATE_VALID).exp().numpy()
-        p = odds / (1 + odds)
+        factor = self._intercepts(CALIBRATE_VALID).exp().numpy()
+        p = p * factor / (1 - p + p * factor)
         metrics, total = {}, 0.0
         for column, name in enumerate(self.config.tasks.outcomes):
             y = labels[name]

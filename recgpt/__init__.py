@@ -1,4 +1,4 @@
-"""From an event log to one causal transformer whose cached user states feed retrieval and export.
+"""From an event log to one causal transformer whose cached user states feed retrieval, ranking and export.
 
 The public names load on first use: `import recgpt` imports neither torch nor the data libraries.
 """

@@ -76,7 +76,8 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
         "--with-log",
         action="store_true",
         default=None,
-        help="users of the run's own log begin with their events there (default: with nothing)",
+        help="users of the run's own log begin with their events there (default: with nothing); an event that is "
+        "posted too counts twice",
     )
 
 

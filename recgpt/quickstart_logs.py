@@ -38,6 +38,14 @@ class Story:
     finetune: dict[str, Any] | None
     simulation: Simulation | None = None
 
+    def request(self, user: str) -> dict[str, Any]:
+        """The context of a request of a user: in a simulated log, on the phone a minute after the last event."""
+        if self.simulation is None:
+            return {}
+        [row] = self.simulation.user_rows([user])
+        last = int(np.searchsorted(self.simulation.log.user, row, side="right")) - 1
+        return {"device": "phone", "time": int(self.simulation.log.time_ms[last]) + 60_000}
+
 
 def named(name: str, size: Size, out: Path) -> Story:
     """A named log under `$RECGPT_DATA`, with the training time capped.
@@ -83,7 +91,7 @@ def simulated(size: Size | SimulatorConfig, out: Path) -> Story:
         pretrain["optim"] = pretrain["optim"] | {"batch_tokens": 2560}
         pretrain["run"] = pretrain["run"] | {"epochs": 20}
         finetune["optim"] = finetune["optim"] | {"batch_tokens": 640}
-        finetune["run"] = finetune["run"] | {"epochs": 6}
+        finetune["run"] = finetune["run"] | {"epochs": 6, "log_every": 10}
     return Story(pretrain, finetune, open_simulation(folder))
 
 

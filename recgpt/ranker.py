@@ -235,7 +235,8 @@ class Ranker:
             state: of this ranker's event model; it is read, never encoded again.
             ids: candidates as they stand in the log; unknown ones are scored by what is known of them.
             context: what is known of the request, by the log's names: context columns, and the clock's column for its
-                time (an integer in the log's unit, or ISO text). The rest is unknown.
+                time (an integer in the log's unit, or ISO text). The rest is unknown; a value that training always knew
+                shifts the probabilities when it is missing.
 
         Raises:
             RecGPTError: the state is another model's.

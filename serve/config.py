@@ -20,7 +20,7 @@ class ServeSection(Section):
     """The SQLite file of the posted events; null = serve/events.sqlite in the run's folder."""
     with_log: bool = False
     """Whether users of the run's own prepared log begin with their events there, and their profile; false: what is
-    served is what was posted."""
+    served is what was posted. An event that is in the log and posted too counts twice."""
     token_variable: str = "RECGPT_TOKEN"
     """The environment variable whose value, if it has one, every request under /v1 and of /metrics must bring as
     `Authorization: Bearer VALUE`."""

@@ -134,8 +134,12 @@ class ImpressionBatches:
         return batches
 
     def _cut(self, groups: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Groups in batches, cut where the tokens are full; the first group of a batch may exceed them."""
-        number = (np.cumsum(self._widths[groups]) - 1) // self.tokens
+        """Groups in batches, cut where the tokens are full; the first group of a batch may exceed them.
+
+        A group costs its padded events or, where it has more of them, its impressions.
+        """
+        cost = np.maximum(self._widths, self._end - self._begin)[groups]
+        number = (np.cumsum(cost) - 1) // self.tokens
         return np.split(groups, np.flatnonzero(np.diff(number)) + 1) if len(groups) else []
 
     def sample(self, impressions: int) -> Iterator[ImpressionBatch]:

@@ -107,7 +107,8 @@ def read_context(context: Mapping[str, Any] | None, schema: DataSchema) -> tuple
         ConfigError: a name that the model does not read, or a value that its kind does not allow.
     """
     given = dict(context or {})
-    clock = _column_name(list(given), schema.time, "time") if schema.has_time else None
+    clocks = [name for name in given if name not in schema.context]  # a context column may be called `time`
+    clock = _column_name(clocks, schema.time, "time") if schema.has_time else None
     moment = given.pop(clock) if clock else None
     known = _scalars(given, schema.context, "context", [schema.time or "time"] if schema.has_time else [])
     if moment is None:

@@ -126,12 +126,13 @@ class Clock:
             roles.order = EDIT["order"]
             able = [c for c in self.free if c.kind in ("integer", "float", "moment") and c.known and not c.is_01]
             roles.candidates["order"] = [column.name for column in able][:8]
-        for column in self.free:
-            if roles.time is None and not self.sample.text and is_text_date(column):
-                roles.check(
-                    "order",
-                    f"{names.shown(column.name)} holds dates as text: cast it, then set time to it",
-                )
+        for column in self.free if time is None else ():
+            name = names.shown(column.name)
+            if is_text_date(column):
+                if not self.sample.text:
+                    roles.check("order", f"{name} holds dates as text: cast it, then set time to it")
+            elif column.kind == "text" and names.time_score(column.name):
+                roles.check("order", f"{name} is named as a clock, but holds neither numbers nor ISO dates: rewrite it")
 
     def _numbers_events(self, column: Column, time: Column | None) -> bool:
         """Whether the column has its own value for each event of a user and runs with the clock."""

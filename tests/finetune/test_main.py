@@ -296,6 +296,21 @@ def test_a_refit_needs_a_finished_run_of_finetune(
         ConfigError, match=f"--refit: {run} is the run that chose; give the refit a folder: run.dir={run}-"
     ):
         go("run", refit=run)
+    with pytest.raises(ConfigError, match=f"--refit: {run} was trained with heads.dropout .*; give the same config"):
+        go("refit", refit=run, heads={"dropout": 0.55})
+
+
+def test_an_outcome_that_training_never_knows_is_refused(data: dict[str, Any], tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(data["events"])
+    column = table.column_names.index("like")
+    table = table.set_column(column, "like", pa.nulls(len(table), table.schema.field("like").type))
+    pq.write_table(table, tmp_path / "events.parquet")
+    told = data | {"events": str(tmp_path / "events.parquet"), "prepared": str(tmp_path / "prepared")}
+    with pytest.raises(ConfigError, match="tasks.outcomes: no training impression knows 'like'; leave it out"):
+        finetune(settings(told, run={"dir": str(tmp_path / "run")}))
 
 
 # -- the command line --------------------------------------------------------------------------------------------------

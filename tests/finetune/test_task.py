@@ -270,6 +270,13 @@ def test_intercepts_make_the_mean_probability_the_rate() -> None:
     assert intercepts(logits, torch.full_like(labels, nan)).tolist() == [0.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("logit", [-30.0, -4.6, 6.0, 30.0])
+def test_intercepts_are_found_from_far_away(logit: float) -> None:
+    labels = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0])[:, None]
+    found = intercepts(torch.full((5, 1), logit), labels)
+    np.testing.assert_allclose(found, [np.log(0.2 / 0.8) - logit], rtol=1e-6)
+
+
 def test_what_is_exported_is_calibrated_without_dropout(
     data: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:

@@ -186,6 +186,13 @@ def test_days_as_numbers_and_dates_as_text_are_no_clock(tmp_path: Path) -> None:
     assert "created holds dates as text: cast it" in roles.checks["order"]
 
 
+def test_a_clock_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    rows = [[*row[:2], f"{1 + n % 12}/{1 + n % 28}/2024", *row[3:]] for n, row in enumerate(visits())]
+    _, roles, _ = guessed(tmp_path, NAMES, rows)
+    assert roles.time is None
+    assert "time is named as a clock, but holds neither numbers nor ISO dates" in roles.checks["order"]
+
+
 def test_a_column_named_row_is_no_order(tmp_path: Path) -> None:
     rows = [[row[0], row[1], row[-1]] for row in numbered(visits())]
     _, roles, values = guessed(tmp_path, ["user", "item", "row"], rows)
