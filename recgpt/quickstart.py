@@ -84,9 +84,10 @@ def _ranking(story: Story, run: str, user: str, fresh: bool, seconds: _Seconds) 
         metrics = evaluate_ranking(tuned["run"], "test", extra)
     with seconds("rank"):
         items = [each["item"] for each in recommend_user(tuned["run"], user, 10)["items"]]
-        ranked = rank_user(tuned["run"], user, items)
+        request = {"user": user, "items": items, "context": story.request(user)}
+        ranked = rank_user(tuned["run"], **request)
     with seconds("serve"):
-        served = _served(tuned["run"], user, items)
+        served = _served(tuned["run"], request)
     told = {
         name: {outcome: {key: values[key] for key in OUTCOME} for outcome, values in metrics[source].items()}
         for name, source in (("ranking", "outcomes"), ("item_popularity", "item_popularity"), ("oracle", "oracle"))
@@ -96,24 +97,21 @@ def _ranking(story: Story, run: str, user: str, fresh: bool, seconds: _Seconds) 
         "ranking": told.pop("ranking"),
         "ranking_beside": told,
         "ranking_run": tuned["run"],
-        "ranked": {"user": user, "items": ranked["items"]},
+        "ranked": request | {"items": ranked["items"]},
         "served": served,
     }
 
 
-def _served(run: str, user: str, items: list[Any]) -> dict[str, Any]:
+def _served(run: str, request: dict[str, Any]) -> dict[str, Any]:
     """Start the service on a free port, ask it once, stop it; told where its packages are missing."""
     try:
         load_stage("serve")
         serving = importlib.import_module("recgpt.serve.main").serving
         with serving(run, ["serve.with_log=true"]) as url:
-            request = urllib.request.Request(
-                f"{url}/v1/rank",
-                json.dumps({"user": user, "items": items}).encode(),
-                {"content-type": "application/json"},
-            )
+            body = json.dumps(request).encode()
+            post = urllib.request.Request(f"{url}/v1/rank", body, {"content-type": "application/json"})
             started = time.perf_counter()
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(post, timeout=60) as answer:
                 ranked = json.load(answer)["items"]
             return {"milliseconds": round(1000 * (time.perf_counter() - started), 1), "items": ranked}
     except ConfigError as error:
