@@ -84,7 +84,7 @@ def _ranking(story: Story, run: str, user: str, fresh: bool, seconds: _Seconds) 
         metrics = evaluate_ranking(tuned["run"], "test", extra)
     with seconds("rank"):
         items = [each["item"] for each in recommend_user(tuned["run"], user, 10)["items"]]
-        request = {"user": user, "items": items, "context": story.request(user)}
+        request: dict[str, Any] = {"user": user, "items": items, "context": story.request(user)}
         ranked = rank_user(tuned["run"], **request)
     with seconds("serve"):
         served = _served(tuned["run"], request)

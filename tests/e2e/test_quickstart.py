@@ -57,8 +57,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     home = tmp_path_factory.mktemp("home")
     printed = result_of(home, "quickstart", "--size", "tiny", "--out", "first")
     assert (home / "first" / "summary.json").is_file()
-    [weights] = (home / "first").rglob("model/model.safetensors")
-    run = weights.parent.parent
+    run = home / "first" / "run"
     result_of(home, "export", str(run), "--out", "vectors")
     assert (home / "vectors" / "manifest.json").is_file()
     users, items = _columns(home / "vectors" / "users"), _columns(home / "vectors" / "items")
@@ -76,6 +75,32 @@ def test_the_summary_is_what_was_printed(story: Story) -> None:
     assert all(seconds >= 0 for seconds in summary["seconds"].values())
     # "Nothing beside --out": a newcomer's directory stays as it was.
     assert {path.name for path in story.home.iterdir()} <= {"first", "vectors"}
+
+
+def test_the_ranking_goes_on_from_the_pretrained_run(story: Story) -> None:
+    summary, ranking = story.printed, story.home / "first" / "ranking"
+    assert set(summary["ranking"]) == {"click", "like"}
+    for outcome, values in summary["ranking"].items():
+        assert set(values) == {"auc", "gauc", "logloss", "ne", "ece"}
+        assert 0.5 < values["auc"] < summary["ranking_beside"]["oracle"][outcome]["auc"]
+    ranked, served = summary["ranked"], summary["served"]
+    assert [each["item"] for each in ranked["items"]] == [each["item"] for each in served["items"]]
+    for here, there in zip(ranked["items"], served["items"], strict=True):
+        assert here["known"]
+        assert here["outcomes"] == pytest.approx(there["outcomes"], abs=1e-6)
+    items = ",".join(str(each["item"]) for each in ranked["items"])
+    context = [f"{name}={value}" for name, value in ranked["context"].items()]
+    words = [word for pair in context for word in ("--context", pair)]
+    body = result_of(story.home, "rank", str(ranking), "--user", ranked["user"], "--items", items, *words)
+    assert body["items"] == ranked["items"]
+    assert body["state"]["source"] == "rebuild"
+
+
+def test_the_report_is_one_page(story: Story) -> None:
+    page = (story.home / "first" / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert page.count("<svg") >= 3
+    assert 'src="http' not in page
 
 
 def test_recommend_agrees_with_the_exported_vectors(story: Story) -> None:
