@@ -53,7 +53,7 @@ clean:
 
 .venv/core.stamp: .venv/made.stamp pyproject.toml
 	@echo "recgpt: installing into .venv (some minutes the first time)"
-	$(PY) -m pip install --quiet $(PIP_FLAGS) --editable .
+	$(PY) -m pip install --quiet $(PIP_FLAGS) --editable ".[serve]"
 	@touch $@
 
 .venv/dev.stamp: .venv/made.stamp pyproject.toml

@@ -62,10 +62,10 @@ def test_the_wheel_holds_recgpt_with_its_stages_and_configs_only(wheel: Path) ->
     assert {name.split("/")[0] for name in names} == {"recgpt", "recgpt-0.1.0.dist-info"}
     code = {name for name in names if name.startswith("recgpt/")}
     wanted = {
-        f"{prefix}{path.relative_to(ROOT).as_posix()}"
-        for folder, prefix in (("recgpt", ""), ("pretrain", "recgpt/"), ("configs", "recgpt/"))
+        f"{'' if folder == 'recgpt' else 'recgpt/'}{path.relative_to(ROOT).as_posix()}"
+        for folder in ("recgpt", "pretrain", "finetune", "serve", "configs")
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".yaml", ".typed")
+        if path.suffix in (".py", ".yaml", ".html", ".typed")
     }
     assert code == wanted
     assert "recgpt-0.1.0.dist-info/licenses/LICENSE" in names
@@ -85,8 +85,9 @@ def test_the_wheel_runs_its_own_stage(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     # Names that other distributions own, beside it: they must not be taken for stages.
-    (site / "finetune").mkdir()
-    (site / "finetune" / "__init__.py").write_text("raise SystemExit('foreign code ran')\n")
+    for name in ("finetune", "deploy"):
+        (site / name).mkdir()
+        (site / name / "__init__.py").write_text("raise SystemExit('foreign code ran')\n")
     package, stage, configs = _probe(elsewhere, site)
     assert package == site / "recgpt" / "__init__.py"
     assert stage == site / "recgpt" / "pretrain" / "__init__.py"
@@ -95,11 +96,14 @@ def test_the_wheel_runs_its_own_stage(wheel: Path, tmp_path: Path) -> None:
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
         "from recgpt.stages import load_stage\n"
         "from recgpt.errors import ConfigError\n"
-        "try: load_stage('finetune')\n"
+        "print(load_stage('finetune').__file__)\n"
+        "try: load_stage('deploy')\n"
         "except ConfigError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.startswith("finetune: no such folder")
+    own, refused = done.stdout.splitlines()
+    assert Path(own) == site / "recgpt" / "finetune" / "__init__.py"
+    assert refused.startswith("deploy: no such folder")
 
 
 def test_a_bare_checkout_runs_the_folder_beside_recgpt(tmp_path: Path) -> None:
