@@ -168,7 +168,7 @@ def show_quickstart(summary: Mapping[str, Any]) -> None:
     stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in summary["seconds"].items())
     print(f"{stages}; trained on {summary['targets_per_second']:,.0f} events/s")
     run = summary.get("ranking_run", summary["run"])
-    print(f"look at {summary['report']}")
+    print("look at", " and ".join(summary[key] for key in ("report", "ranking_report") if key in summary))
     print(f"next: recgpt recommend {run} --user ID -k 10; recgpt serve {run}; recgpt config show {run}/config.yaml")
 
 

@@ -64,9 +64,10 @@ def quickstart(data: str | None, size: Size, out: str | Path) -> dict[str, Any]:
     if story.finetune is not None:
         summary |= _ranking(story, trained["run"], user, fresh, seconds)
     with seconds("report"):
-        summary["report"] = str(report(summary.get("ranking_run", trained["run"])))
-        shutil.copyfile(summary["report"], out / "report.html")
         summary["report"] = str(out / "report.html")
+        shutil.copyfile(report(trained["run"]), summary["report"])
+        if "ranking_run" in summary:
+            summary["ranking_report"] = str(report(summary["ranking_run"]))
     summary |= {"seconds": seconds.of, "targets_per_second": trained["targets"] / max(trained["seconds"], 1e-9)}
     write_json(out / "summary.json", summary)
     return summary

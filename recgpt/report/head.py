@@ -48,6 +48,12 @@ def _notices(material: Material, shown: bool) -> list[Notice]:
     if material.learned_validation:
         text = "This run was fitted on the validation part too (a refit): what is measured there flatters it."
         notices.append(Notice(text))
+    if material.trained.settings.get("tasks.backbone_lr"):
+        text = (
+            "Here the event model was tuned for the outcomes, which costs it some of the next items: recommend from the "
+            "run that it starts from, or freeze it (tasks.backbone_lr=0)."
+        )
+        notices.append(Notice(text))
     return notices
 
 
