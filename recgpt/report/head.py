@@ -50,8 +50,8 @@ def _notices(material: Material, shown: bool) -> list[Notice]:
         notices.append(Notice(text))
     if material.trained.settings.get("tasks.backbone_lr"):
         text = (
-            "Here the event model was tuned for the outcomes, which costs it some of the next items: recommend from the "
-            "run that it starts from, or freeze it (tasks.backbone_lr=0)."
+            "Here the event model was tuned for the outcomes, which costs it some of the next items: recommend from "
+            "the run that it starts from, or freeze it (tasks.backbone_lr=0)."
         )
         notices.append(Notice(text))
     return notices
