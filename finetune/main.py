@@ -137,12 +137,12 @@ def build(
         network = RankingNetwork(config.heads, prepared.schema, config.model.dim, config.tasks.outcomes)
     rates = prepared.summary["impressions"]["rates"]
     for name in config.tasks.outcomes:
-        if rates.get(name) is None:
+        if rates.get(name) is None and prepared.summary["impressions"]["train"]:
             raise ConfigError(
                 f"tasks.outcomes: no training impression knows {name!r}; leave it out, or check data.impressions and "
                 "data.split"
             )
-    network.start_at(rates)
+    network.start_at({name: rate for name, rate in rates.items() if rate is not None})
     if start is not None:
         load_weights(model, start.model, str(config.run.start_from))
     items = fitted_items(prepared, start, config.tasks.fit_on, config.tasks.backbone_lr == 0)

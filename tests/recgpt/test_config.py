@@ -29,6 +29,7 @@ from recgpt.stages import load_stage
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PretrainConfig = importlib.import_module(f"{load_stage('pretrain').__name__}.config").PretrainConfig
+FinetuneConfig = importlib.import_module(f"{load_stage('finetune').__name__}.config").FinetuneConfig
 DATA = {"events": "log.parquet", "user": "u", "item": "i", "time": "t"}
 
 
@@ -251,10 +252,11 @@ def test_frozen() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_reads_back_equal(path: Path, tmp_path: Path) -> None:
-    config = load_config(PretrainConfig, path)
+    kind = FinetuneConfig if path.parent.name == "finetune" else PretrainConfig
+    config = load_config(kind, path)
     saved = tmp_path / "config.yaml"
     saved.write_text(dump_config(config), encoding="utf-8")
-    again = load_config(PretrainConfig, saved)
+    again = load_config(kind, saved)
     assert again == config
     assert dump_config(again) == dump_config(config)
     assert config_digest(again) == config_digest(config)

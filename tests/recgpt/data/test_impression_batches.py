@@ -202,7 +202,7 @@ def test_batches_are_cut_where_their_tokens_are_full(prepared: Prepared) -> None
         rows = [data._sorted[data._begin[group] : data._end[group]] for group in groups]
         lengths = np.array([int((data.history[own] - data.start[own]).max()) for own in rows])
         assert sorted(torch.cat(list(found.values())).tolist()) == sorted(lengths.tolist())
-        ends = before + np.cumsum(padded_widths(lengths, WINDOW.length))
+        ends = before + np.cumsum(np.maximum(padded_widths(lengths, WINDOW.length), [len(own) for own in rows]))
         [bucket] = set(((ends - 1) // 48).tolist())
         assert bucket == last + 1
         before, last, mixed = int(ends[-1]), bucket, mixed + (len(set(lengths.tolist())) > 2)
