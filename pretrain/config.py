@@ -6,7 +6,7 @@ from pydantic import model_validator
 
 from recgpt.config import Section
 from recgpt.data.schema import DataConfig
-from recgpt.losses.next_item import LossConfig
+from recgpt.losses.config import LossConfig
 from recgpt.model import ModelConfig
 from recgpt.train import OptimConfig, RunConfig
 from recgpt.train.stage import with_some_end

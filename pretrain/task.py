@@ -16,8 +16,9 @@ from recgpt.data.prepared import Prepared
 from recgpt.data.sampler import TrainingBatches
 from recgpt.errors import ConfigError
 from recgpt.evaluation import model_scorer, rank_users, split_users
+from recgpt.losses.config import LossConfig
 from recgpt.losses.frequency import FrequencyEstimate
-from recgpt.losses.next_item import LossConfig, Mask, multiplicity_offset, next_item_loss
+from recgpt.losses.next_item import Mask, multiplicity_offset, next_item_loss
 from recgpt.model import EventModel
 from recgpt.train import StepResult
 from recgpt.train.precision import product_dtype

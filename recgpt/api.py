@@ -29,7 +29,7 @@ from recgpt.model import EventModel, ModelConfig
 from recgpt.state import StateBuilder, UserState
 
 BLOCK = 4096
-FORMAT = 1
+FORMAT = 2
 
 
 class Recommendation(NamedTuple):

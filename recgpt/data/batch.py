@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from recgpt.data.events import NO_TIME, Events
 from recgpt.data.items import ItemTable
+from recgpt.data.targets import Chosen
 
 UNKNOWN_GAP = 0
 N_GAP_BUCKETS = 34
@@ -38,6 +40,11 @@ class EventBatch:
         profile: name -> int64 or float32 [B], what is known of the users.
         position: int64 [N] the predicting position of each target, flattened over [B, T + 1].
         target: int64 [N] rows of `items`.
+        head: int64 [N] the look-ahead that each target belongs to, 0 = the next item.
+        wanted: name -> float32 [N], outcomes of the target events, NaN = unknown.
+        negative: int64 [M] rows of `items` that were drawn as negatives, or None.
+        time: int64 [B, T] microseconds since 1970 UTC, or `NO_TIME`.
+        masked: bool [B, T], events whose item is hidden from the model, or None.
     """
 
     items: Tensor
@@ -51,6 +58,11 @@ class EventBatch:
     profile: dict[str, Tensor] = field(default_factory=dict)
     position: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     target: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    head: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    wanted: dict[str, Tensor] = field(default_factory=dict)
+    negative: Tensor | None = None
+    time: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
+    masked: Tensor | None = None
 
 
 def tensor(array: NDArray) -> Tensor:
@@ -109,30 +121,29 @@ def pad(columns: Sequence[NDArray], width: int, fill: float | int) -> Tensor:
 def collate(
     windows: Sequence[Events],
     items: ItemTable,
-    targets: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]] | None = None,
+    targets: Sequence[Chosen] = (),
     width: int | None = None,
+    negatives: NDArray[np.int64] | None = None,
 ) -> EventBatch:
     """Build a batch.
 
     Args:
         windows: the input events of each sequence.
         items: where static features and content vectors come from.
-        targets: per sequence, the predicting positions (0 .. its length) and the hashes of the items to predict.
+        targets: what each sequence is to predict.
         width: T; default the longest window.
+        negatives: int64 [M], hashes of items drawn as negatives.
     """
     width = max(1, *(len(window) for window in windows)) if width is None else width
-    hashes = [window.item for window in windows]
-    wanted = [hash for _, hash in targets] if targets else []
-    distinct, inverse = np.unique(np.concatenate(hashes + wanted), return_inverse=True)
+    drawn = np.zeros(0, np.int64) if negatives is None else negatives
+    hashes = [window.item for window in windows] + [chosen.item for chosen in targets] + [drawn]
+    distinct, inverse = np.unique(np.concatenate(hashes), return_inverse=True)
     if len(distinct) == 0:
         distinct = np.zeros(1, np.int64)
     lengths = np.array([len(window) for window in windows], np.int64)
     ends = np.cumsum(lengths)
     rows = np.split(inverse[: ends[-1]], ends[:-1])
-    position = np.zeros(0, np.int64)
-    if targets:
-        starts = np.arange(len(windows)) * (width + 1)
-        position = np.concatenate([s + p for s, (p, _) in zip(starts, targets, strict=True)])
+    wanted = inverse[ends[-1] : len(inverse) - len(drawn)]
     features, content = item_columns(items, distinct)
     first = windows[0]
     return EventBatch(
@@ -148,9 +159,28 @@ def collate(
         features=features,
         content=content,
         profile=profile_columns(windows),
-        position=torch.from_numpy(position),
-        target=torch.from_numpy(inverse[ends[-1] :]),
+        target=torch.from_numpy(wanted),
+        negative=None if negatives is None else torch.from_numpy(inverse[len(inverse) - len(drawn) :]),
+        time=pad([window.time for window in windows], width, NO_TIME),
+        **_target_columns(targets, width),
     )
+
+
+def _target_columns(targets: Sequence[Chosen], width: int) -> dict[str, Any]:
+    """What a batch tells of its targets besides their rows."""
+    if not targets:
+        return {}
+    position = [row * (width + 1) + chosen.position for row, chosen in enumerate(targets)]
+    masked = [chosen.masked for chosen in targets if chosen.masked is not None]
+    return {
+        "position": torch.from_numpy(np.concatenate(position)),
+        "head": torch.from_numpy(np.concatenate([chosen.head for chosen in targets])),
+        "wanted": {
+            name: torch.from_numpy(np.concatenate([chosen.outcomes[name] for chosen in targets]))
+            for name in targets[0].outcomes
+        },
+        "masked": pad(masked, width, False) if masked else None,
+    }
 
 
 def chunk_batch(events: Events, gap: NDArray[np.int64], items: ItemTable, width: int) -> EventBatch:
@@ -173,6 +203,7 @@ def chunk_batch(events: Events, gap: NDArray[np.int64], items: ItemTable, width:
         context={name: pad([column], width, _unknown(column)) for name, column in events.context.items()},
         features=features,
         content=content,
+        time=pad([events.time], width, NO_TIME),
     )
 
 

@@ -20,6 +20,7 @@ from recgpt.data.events import NO_TIME, Events, profile_rows
 from recgpt.data.impressions import Impressions
 from recgpt.data.prepared import Prepared
 from recgpt.data.sampler import padded_widths
+from recgpt.data.targets import Chosen
 from recgpt.data.window import WindowConfig
 
 Track = Literal["online", "frozen"]
@@ -193,7 +194,7 @@ class ImpressionBatches:
             picked = _pick(span, place[mine] - first)
             position = history[mine] - self.start[mine]
             shown.append(picked)
-            targets.append((position, picked.item))
+            targets.append(Chosen(position, picked.item))
             before.append(np.append(span.time, NO_TIME)[position - 1])
             rows.append(mine)
         every = Events.concat(shown)

@@ -6,18 +6,21 @@ every event is predicted once, from exactly the events that a state at its n rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recgpt.data.batch import EventBatch, collate
-from recgpt.data.events import profile_rows
+from recgpt.data.events import Events, profile_rows
 from recgpt.data.prepared import Prepared
+from recgpt.data.targets import NextItem, Targets
 from recgpt.data.window import WindowConfig
 
 COUNT_BLOCK = 1 << 20
+Negatives = Callable[[np.random.Generator, NDArray[np.int64]], NDArray[np.int64]]
+"""Draws negatives: (the batch's generator, hashes int64 [N] of its targets) -> hashes int64 [M]."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,10 @@ class TrainingBatches:
         window: the window rule.
         tokens: padded events of a batch, at most (one window may exceed it).
         seed: run seed.
-        rank: this process among `world`.
-        world: processes that share the windows.
-        every: predict every event, not only the log's targets.
+        share: this process, and how many share the windows.
+        every: keep windows of events that are no target of the log.
+        targets: what positions predict; default the next item.
+        negatives: draws hashes of negatives for the targets of a batch.
     """
 
     def __init__(
@@ -97,12 +101,16 @@ class TrainingBatches:
         window: WindowConfig,
         tokens: int,
         seed: int,
-        rank: int = 0,
-        world: int = 1,
+        *,
+        share: tuple[int, int] = (0, 1),
         every: bool = False,
+        targets: Targets | None = None,
+        negatives: Negatives | None = None,
     ) -> None:
         self.prepared, self.tokens, self.seed = prepared, tokens, seed
-        self.rank, self.world, self.every = rank, world, every
+        self.rank, self.world = share
+        self.targets = targets or NextItem(every)
+        self.negatives = negatives
         self.windows = training_windows(prepared, window, every)
         self.widths = padded_widths(self.windows.length, window.length)
         self._order: tuple[int, list[NDArray[np.int64]]] | None = None
@@ -129,19 +137,26 @@ class TrainingBatches:
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[EventBatch]:
         """The batches of one epoch after the first `skip`."""
-        for rows in self.order(epoch)[skip:]:
-            yield self.batch(rows)
+        for number, rows in enumerate(self.order(epoch)[skip:], skip):
+            yield self.batch(rows, (epoch, number * self.world + self.rank))
 
-    def batch(self, rows: NDArray[np.int64]) -> EventBatch:
-        """The batch of some windows."""
+    def batch(self, rows: NDArray[np.int64], place: tuple[int, int] = (0, 0)) -> EventBatch:
+        """The batch of some windows; `place`, its epoch and number, fixes what is drawn for it."""
+        rng = np.random.Generator(np.random.PCG64([self.seed, *place, 1]))
         inputs, targets = [], []
         profiles = profile_rows(self.prepared.profile(self.windows.user[rows]), len(rows))
         for row, profile in zip(rows, profiles, strict=True):
-            first, length, skip = (
-                int(column[row]) for column in (self.windows.first, self.windows.length, self.windows.skip)
-            )
-            events = self.prepared.events(first, first + length + 1)
-            position = skip + np.flatnonzero(events.target[skip:] | self.every)
+            events, length = self._events(row)
             inputs.append(events[:length].with_profile(profile))
-            targets.append((position, events.item[position]))
-        return collate(inputs, self.prepared.items, targets, int(self.widths[rows].max()))
+            targets.append(self.targets.choose(events, length, int(self.windows.skip[row]), rng))
+        negatives = None
+        if self.negatives is not None:
+            negatives = self.negatives(rng, np.concatenate([chosen.item for chosen in targets]))
+        return collate(inputs, self.prepared.items, targets, int(self.widths[rows].max()), negatives)
+
+    def _events(self, row: int) -> tuple[Events, int]:
+        """The training events of a window and after it, as far as the targets may reach, and how many are inputs."""
+        first, length = int(self.windows.first[row]), int(self.windows.length[row])
+        user = self.windows.user[row]
+        end = int(self.prepared.users.offset[user] + self.prepared.users.train_end[user])
+        return self.prepared.events(first, min(end, first + length + 1 + self.targets.reach)), length

@@ -5,6 +5,8 @@ Every one is zero where its value is unknown, so that absence adds nothing to th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -132,3 +134,8 @@ FEATURE_EMBEDDINGS: dict[str, type[nn.Module]] = {
     "regression": NumericEmbedding,
     "watch_time": NumericEmbedding,
 }
+
+
+def feature_modules(kinds: Mapping[str, str], dim: int) -> nn.ModuleDict:
+    """One module for each named feature, by its kind."""
+    return nn.ModuleDict({name: FEATURE_EMBEDDINGS[kind](dim) for name, kind in kinds.items()})

@@ -274,7 +274,8 @@ def test_a_dumped_batch_holds_every_tensor(data: dict[str, Any], tmp_path: Path)
     batch = next(batches(made))
     made.dump_batch(batch, tmp_path / "batch.safetensors")
     read = load_file(tmp_path / "batch.safetensors")
-    assert read.keys() == {"items", "item", "length", "gap", "outcomes.click", "content", "position", "target"}
+    inputs = {"items", "item", "length", "gap", "time", "outcomes.click", "content"}
+    assert read.keys() == inputs | {"position", "target", "head", "wanted.click"}
     assert torch.equal(read["item"], batch.item)
     torch.testing.assert_close(read["outcomes.click"], batch.outcomes["click"], equal_nan=True)
 

@@ -122,10 +122,10 @@ def test_the_config_of_a_model_folder(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     saved = json.loads(config.read_text())
     assert list(saved) == ["format", "fingerprint", "model", "schema"]
-    assert (saved["format"], saved["fingerprint"]) == (1, model.fingerprint)
+    assert (saved["format"], saved["fingerprint"]) == (2, model.fingerprint)
     assert saved["schema"]["outcomes"] == {"click": "binary", "seconds": "watch_time"}
     for change, message in (
-        ({"format": 2}, "format 2, this version reads 1"),
+        ({"format": 1}, "format 1, this version reads 2"),
         ({"model": {"dim": "wide"}}, r"model\.dim"),
         ({"surprise": 1}, "surprise: unknown key"),
     ):
@@ -164,7 +164,7 @@ def test_a_model_changed_in_memory_is_saved_with_its_new_fingerprint(tmp_path: P
     model = recgpt()
     before = model.fingerprint
     with torch.no_grad():
-        model.model.begin += 1
+        model.model.encoder.begin += 1
     model.save_pretrained(tmp_path)
     assert RecGPT.from_pretrained(tmp_path).fingerprint != before
 

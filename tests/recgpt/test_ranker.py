@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from recgpt.api import RecGPT
+from recgpt.data.targets import Chosen
 from recgpt.errors import ConfigError, RecGPTError
 from recgpt.ranker import Ranked, Ranker, is_ranker
 from tests.recgpt.builders import columns, cut, ranker, recgpt
@@ -175,7 +176,7 @@ def test_a_batch_of_impressions_and_the_states_of_serving_agree() -> None:
     known, moment = read_context(CONTEXT, model.recgpt.schema)
     before = np.append(events.time, np.iinfo(np.int64).min)[history - 1]
     batch = ImpressionBatch(
-        events=collate([events], model.recgpt.items, [(history, model.recgpt.events({"item": ids}).item)]),
+        events=collate([events], model.recgpt.items, [Chosen(history, model.recgpt.events({"item": ids}).item)]),
         context={name: torch.tensor([value] * 4) for name, value in known.items()},
         hour=torch.from_numpy(hours(np.full(4, moment))),
         gap=torch.from_numpy(gap_between(before, np.full(4, moment))),

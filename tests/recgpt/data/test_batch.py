@@ -6,6 +6,7 @@ import torch
 
 from recgpt.data.batch import N_GAP_BUCKETS, chunk_batch, collate, gap_buckets
 from recgpt.data.events import NO_TIME, Events
+from recgpt.data.targets import Chosen
 from tests.recgpt.builders import events, items
 
 SECOND = 1_000_000
@@ -29,7 +30,7 @@ def test_collate_by_hand() -> None:
     batch = collate(
         [run(7, 5, 7), run(9)],
         items(1),
-        targets=[(np.array([1, 3]), np.array([5, 9])), (np.array([0]), np.array([4]))],
+        targets=[Chosen(np.array([1, 3]), np.array([5, 9])), Chosen(np.array([0]), np.array([4]))],
     )
     assert batch.items.tolist() == [4, 5, 7, 9]
     assert batch.items[batch.item[0]].tolist() == [7, 5, 7]

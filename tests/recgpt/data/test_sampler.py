@@ -70,7 +70,7 @@ def test_skipping_continues_the_epoch(prepared: Prepared) -> None:
 
 def test_ranks_share_the_windows_and_take_equal_steps(prepared: Prepared) -> None:
     whole = TrainingBatches(prepared, WINDOW, 64, 0).order(0)
-    shares = [TrainingBatches(prepared, WINDOW, 64, 0, rank, 2).order(0) for rank in range(2)]
+    shares = [TrainingBatches(prepared, WINDOW, 64, 0, share=(rank, 2)).order(0) for rank in range(2)]
     assert len(shares[0]) == len(shares[1])
     assert {tuple(rows) for share in shares for rows in share} == {tuple(rows) for rows in whole}
 
