@@ -30,6 +30,7 @@ LEVELS = (
     ("runs", "ranking_run", "eval_files", "index"),
     ("evaluation", "ranking_evaluation", "export", "recommend", "answers"),
     ("train",),
+    ("inspection",),
     ("init", "report"),
     ("quickstart", "quickstart_logs"),
     ("cli", "cli_verb", "cli_verbs", "cli_data", "cli_runs", "cli_users", "cli_output", "__main__"),
