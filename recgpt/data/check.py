@@ -53,12 +53,16 @@ def check(config: DataConfig | str | Path | Mapping[str, Any], overrides: Sequen
 
     Returns:
         `rows` (in, kept, rejected, filtered, dropped), `rejected` (reason, field, rows), `columns` (column -> role,
-        type, nulls), the counts of `summary.json`, `leaks` (suspected ones, one line each) and `warnings`.
+        type, nulls), the counts of `summary.json`, `id_collisions` (of `model.id` and of the items with a training
+        event), `leaks` (suspected ones, one line each) and `warnings`.
 
     Raises:
-        ConfigError: what `prepare` would raise, but for the share of rejected rows and for copies.
+        ConfigError: what `prepare` would raise, but for the share of rejected rows and for copies; a wrong `model.id`.
     """
+    from recgpt.data.id_check import check_ids, id_settings
+
     section = data_config(config, overrides)
+    settings = id_settings(config, overrides)
     lenient = section.model_copy(update={"max_reject_fraction": 1.0, "duplicates": "keep"})
     with tempfile.TemporaryDirectory(prefix="recgpt-check-") as name:
         folder = Path(name)
@@ -68,6 +72,7 @@ def check(config: DataConfig | str | Path | Mapping[str, Any], overrides: Sequen
             log = Preparation(lenient, engine, folder, scratch, Stages(False)).run()
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             columns = _columns(engine, log, section)
+            collisions = check_ids(settings, folder)
             profile = _profile(folder, section)
             leaks = [
                 *_suspicious_names(section),
@@ -82,6 +87,7 @@ def check(config: DataConfig | str | Path | Mapping[str, Any], overrides: Sequen
     found = {"rows": summary["rows"], "rejected": summary["rejected"], "columns": columns}
     found |= {name: summary[name] for name in COUNTS}
     return found | {
+        "id_collisions": collisions,
         "leaks": leaks,
         "warnings": [*_reject_warning(summary, section), *summary["warnings"]],
     }
@@ -222,6 +228,8 @@ def print_check(found: Mapping[str, Any], console: Console | None = None) -> Non
     from rich.console import Console
     from rich.table import Table
 
+    from recgpt.data.id_check import ids_table
+
     console = console or Console(highlight=False)
     columns = Table("column", "role", "type", "nulls", title="columns", title_justify="left")
     for name, column in found["columns"].items():
@@ -235,6 +243,7 @@ def print_check(found: Mapping[str, Any], console: Console | None = None) -> Non
         if value is not None:
             counts.add_row(name.replace("_", " "), _shown(value))
     console.print(counts)
+    console.print(ids_table(found["id_collisions"]))
     for kind, lines in (("suspected leak", found["leaks"]), ("note", found["warnings"])):
         for line in lines:
             console.print(f"{kind}: {line}", markup=False, soft_wrap=True)

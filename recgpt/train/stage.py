@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from recgpt.config import Section, load_config
 from recgpt.errors import ConfigError
+from recgpt.nn.ids import FullEmbedding, IdEmbedding
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,12 +55,16 @@ def bind(config: StageConfig, prepared: Prepared) -> StageConfig:
 
 
 def load_weights(model: nn.Module, start: nn.Module, start_from: str) -> None:
-    """Copy the weights of an earlier run's model.
+    """Copy the weights of an earlier run's model; a table with a row for each item is matched by the items' hashes.
 
     Raises:
-        ConfigError: the two models have other shapes, or read other columns.
+        ConfigError: the two models have other shapes, read other columns, or find an id's rows in another way.
     """
     old, new = start.state_dict(), model.state_dict()
+    for name, ours, theirs in _id_embeddings(model, start):
+        if isinstance(ours, FullEmbedding) and isinstance(theirs, FullEmbedding) and ours.dim == theirs.dim:
+            ours.take_rows(theirs)
+            old |= {key: value for key, value in new.items() if key.startswith(f"{name}.")}
     differing = sorted(set(old) ^ set(new)) or [name for name in new if old[name].shape != new[name].shape]
     if differing:
         name = differing[0]
@@ -68,7 +73,24 @@ def load_weights(model: nn.Module, start: nn.Module, start_from: str) -> None:
             f"run.start_from: {start_from}: {name} differs between the two models ({there} there, {here} here); use "
             f"the same model section and data columns"
         )
+    for _, ours, theirs in _id_embeddings(model, start):
+        was, now = theirs.config.model_dump(), ours.config.model_dump()
+        if was != now and now["kind"] != "full":
+            key = next(key for key in now if now[key] != was[key])
+            raise ConfigError(
+                f"run.start_from: {start_from}: model.id.{key} is {was[key]} there and {now[key]} here, so an id "
+                f"would find another one's rows; use the same model.id"
+            )
     model.load_state_dict(old)
+
+
+def _id_embeddings(model: nn.Module, start: nn.Module) -> Iterator[tuple[str, IdEmbedding, IdEmbedding]]:
+    """The id embeddings that two models have under the same name."""
+    others = dict(start.named_modules())
+    for name, module in model.named_modules():
+        other = others.get(name)
+        if isinstance(module, IdEmbedding) and isinstance(other, IdEmbedding):
+            yield name, module, other
 
 
 def report(result: TrainResult) -> dict[str, Any]:

@@ -1,0 +1,39 @@
+"""The section `model.id`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from recgpt.config import Section
+
+
+class IdEmbeddingConfig(Section):
+    """How item ids become vectors. Equal `rows` are equal bytes in every kind but `full`."""
+
+    kind: Literal["hash", "full", "weighted_hash", "qr", "robe", "kshift", "unified"] = "hash"
+    """`hash`: k seeded hashes into one table, summed. `full`: a row for each item of the run, zeros for others.
+    `weighted_hash`: `hash` with learned weights of each id. `qr`: quotient and remainder of the folded hash, a table
+    each. `robe`: blocks of one flat array. `kshift`: rotations of the hash, one table. `unified`: one table for the
+    ids and every categorical feature."""
+    rows: int = Field(default=65_536, ge=1, le=2**31)
+    """The memory: rows x dim floats in all, whatever a kind makes of them (`full`: no use for it)."""
+    n_hashes: int = Field(default=2, ge=1, le=16)
+    """`hash`, `weighted_hash`: rows that one id sums; two ids are confused only when all of them agree."""
+    combine: Literal["mult", "add", "concat"] = "mult"
+    """`qr`: how the two rows become one vector; `concat` has half as wide tables of twice as many rows."""
+    block: int = Field(default=16, ge=1)
+    """`robe`: floats that lie side by side (Z); 1 is HashedNets, `dim` or more one slice an id."""
+    shifts: int = Field(default=8, ge=1, le=64)
+    """`kshift`: rotations that one id sums."""
+    lookups: int = Field(default=2, ge=1, le=8)
+    """`unified`: rows that one value concatenates."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of the hash functions."""
+
+    @model_validator(mode="after")
+    def _two_tables(self) -> IdEmbeddingConfig:
+        if self.kind == "qr" and self.rows < 2:
+            raise ValueError(f"rows: {self.rows}; qr divides them between two tables, so give at least 2")
+        return self
