@@ -194,13 +194,15 @@ def _read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def source_files(config: DataConfig) -> list[Path]:
-    """The files that a config names as they are now: the log's, then those of the items and the users.
+    """The files that a config names as they are now: the log's, then those of the items, their vectors and the users.
 
     Raises:
         ConfigError: a pattern matches no file.
     """
     files = find_files(config.events, "data.events")
-    for key, table in (("data.items.path", config.items), ("data.users.path", config.users)):
+    vectors = None if config.items is None else config.items.vectors
+    tables = {"data.items.path": config.items, "data.items.vectors.path": vectors, "data.users.path": config.users}
+    for key, table in tables.items():
         files += [] if table is None else find_files([table.path], key)
     return files
 

@@ -58,6 +58,17 @@ class FeatureConfig(Section):
     """categorical (integers or text, hashed) or numeric."""
 
 
+class VectorsConfig(Section):
+    """A file of content vectors, one row an item."""
+
+    path: str
+    """A Parquet file (or a glob); `$RECGPT_DATA` is expanded."""
+    id: str
+    """The column that equals the log's item id."""
+    column: str
+    """A list<float> column of one width; null = none."""
+
+
 class ItemsConfig(Section):
     """A side table with one row an item."""
 
@@ -73,8 +84,36 @@ class ItemsConfig(Section):
     """Static columns that enter the item vector."""
     embedding: str | None = None
     """A list<float> column of one width: a content vector; null = none."""
+    vectors: VectorsConfig | None = None
+    """Content vectors from a file of their own instead."""
+    text: list[str] = []
+    """Text columns (one text is a list of one) whose words make the content vector instead, joined in this order."""
+    text_width: int = Field(default=256, ge=8, le=65_536)
+    """Entries of the hashed n-gram vectors that `text` becomes."""
+    encoder: str | None = None
+    """A sentence-transformers model (a folder or a name on its hub) that encodes `text` instead; needs the extra
+    `text`. Its vectors are kept in the prepared log: prepare anew (another `prepared`) after changing the model."""
     format: FormatConfig = FormatConfig()
     """Layout, for a text file."""
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_content(self) -> "ItemsConfig":
+        given = {"embedding": self.embedding is not None, "vectors": self.vectors is not None, "text": bool(self.text)}
+        names = [name for name, is_given in given.items() if is_given]
+        if len(names) > 1:
+            raise ValueError(
+                f"{names[1]}: {names[0]} is given too, and an item has one content vector; keep one of them"
+            )
+        if self.encoder is not None and not self.text:
+            raise ValueError("encoder: there is nothing to encode; name text columns in text")
+        if len(set(self.text)) != len(self.text):
+            raise ValueError(f"text: a column stands twice in {self.text}; remove one")
+        return self
 
 
 class UsersConfig(Section):

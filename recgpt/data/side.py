@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from recgpt.data.engine import FILE, ROW, Engine
 from recgpt.data.hashing import hash_ids
 from recgpt.data.logs import find_files
-from recgpt.data.schema import ItemsConfig, UsersConfig
+from recgpt.data.schema import FormatConfig, ItemsConfig, UsersConfig, VectorsConfig
 from recgpt.data.source import TextStats, open_source
+from recgpt.data.text import encoder_vectors, ngram_vectors
 from recgpt.errors import ConfigError
 
 
@@ -41,20 +42,46 @@ def read_items(engine: Engine, config: ItemsConfig | None, ids: pa.Array, scratc
     """Look the log's item ids [I] up in the side table.
 
     Raises:
-        ConfigError: a missing file or column, ids of another type than the log's, a NaN, vectors of several widths.
+        ConfigError: a missing file or column, ids of another type than the log's, a NaN, vectors of several widths, no
+            text at all, a sentence encoder that cannot be had.
     """
     if config is None:
         return ItemSide(category=np.zeros(len(ids), np.int64))
     more = {"category": config.category, "title": config.title, "embedding": config.embedding}
-    table = _Join(engine, config, "items", {key: name for key, name in more.items() if name is not None}, ids, scratch)
-    return ItemSide(
+    columns = {key: name for key, name in more.items() if name is not None}
+    columns |= {f"text.{place}": name for place, name in enumerate(config.text)}
+    table = _Join(engine, config, "items", columns, ids, scratch)
+    side = ItemSide(
         category=np.zeros(len(ids), np.int64) if config.category is None else table.hashes(config.category, "category"),
         features=table.features(),
         files=table.source.files,
         warnings=table.warnings,
         title=table.texts(config.title) if config.title is not None else None,
-        embedding=table.vectors(config.embedding, "embedding") if config.embedding is not None else None,
     )
+    if config.embedding is not None:
+        side.embedding = table.vectors(config.embedding, "embedding")
+    if config.text:
+        side.embedding = _text_vectors(table, config)
+    if config.vectors is not None:
+        other = _Join(engine, config.vectors, "items.vectors", {"column": config.vectors.column}, ids, scratch)
+        side.embedding = other.vectors(config.vectors.column, "column")
+        side.files, side.warnings = side.files + other.source.files, side.warnings + other.warnings
+    return side
+
+
+def _text_vectors(table: _Join, config: ItemsConfig) -> NDArray[np.float32]:
+    """The content vectors that the text columns become."""
+    texts = table.joined_texts(config.text)
+    known = sum(text is not None for text in texts)
+    if known == 0:
+        raise ConfigError(
+            f"data.items.text: no item of the log has a text in {', '.join(config.text)}; name other columns"
+        )
+    if known < len(texts):
+        table.warnings.append(f"{len(texts) - known:,} of {len(texts):,} items have no text in data.items.text")
+    if config.encoder is not None:
+        return encoder_vectors(texts, config.encoder)
+    return ngram_vectors(texts, config.text_width)
 
 
 def read_users(engine: Engine, config: UsersConfig | None, ids: pa.Array, scratch: Path) -> Side:
@@ -75,7 +102,7 @@ class _Join:
     Args:
         engine: the query engine.
         config: the table's section.
-        kind: the section's name, `items` or `users`.
+        kind: the section's name, `items`, `items.vectors` or `users`.
         more: key -> column of what the section names beside the id and the features.
         ids: the log's ids [N].
         scratch: folder for parsed text.
@@ -84,29 +111,31 @@ class _Join:
     def __init__(
         self,
         engine: Engine,
-        config: ItemsConfig | UsersConfig,
+        config: ItemsConfig | VectorsConfig | UsersConfig,
         kind: str,
         more: dict[str, str],
         ids: pa.Array,
         scratch: Path,
     ) -> None:
-        self.config, self.kind, self.ids = config, kind, ids
+        self.kind, self.ids, self.what = kind, ids, kind.partition(".")[0]
+        self.declared = {} if isinstance(config, VectorsConfig) else config.features
+        layout = FormatConfig() if isinstance(config, VectorsConfig) else config.format
         path = f"data.{kind}.path"
-        columns = {"id": config.id, **more} | {f"features.{name}": name for name in config.features}
+        columns = {"id": config.id, **more} | {f"features.{name}": name for name in self.declared}
         used = {f"data.{kind}.{key}": name for key, name in columns.items()}
         files = find_files([config.path], path)
-        self.source = open_source(engine, kind, files, config.format, path, scratch, used)
+        self.source = open_source(engine, kind.replace(".", " "), files, layout, path, scratch, used)
         self.stats: dict[str, TextStats] = self.source.text_stats(used.values()) if self.source.text else {}
         rows = self.source.table.order_by([FILE, ROW]).select(*dict.fromkeys(used.values()))
         self.rows = engine.fetch(rows)
         self.warnings: list[str] = []
-        self.place = self._match(self._ids())
+        self.place = self._match(self._ids(config.id))
 
     def features(self) -> dict[str, NDArray[Any]]:
         """The declared features: int64 hashes [N], 0 = unknown, or float32 [N], NaN = unknown."""
         return {
             name: (self.hashes if feature.kind == "categorical" else self._numbers)(name, f"features.{name}")
-            for name, feature in self.config.features.items()
+            for name, feature in self.declared.items()
         }
 
     def texts(self, name: str) -> list[str | None]:
@@ -114,13 +143,29 @@ class _Join:
         found = self.rows[name].take(self.place).to_pylist()
         return [None if text is None or text == "" else str(text) for text in found]
 
-    def _ids(self) -> pa.Array:
-        column = self._category_column(self.config.id, "id")
+    def joined_texts(self, names: list[str]) -> list[str | None]:
+        """Text columns joined by blanks [N], None where all are null or blank; a list of texts counts as its texts."""
+        columns = [self._texts_of(name) for name in names]
+        joined = (" ".join(text for text in row if text) for row in zip(*columns, strict=True))
+        return [text if text.strip() else None for text in joined]
+
+    def _texts_of(self, name: str) -> list[str | None]:
+        column = _combine(self.rows[name])
+        kind = column.type
+        many = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        inner = kind.value_type if many else kind
+        if not (pa.types.is_string(inner) or pa.types.is_large_string(inner)):
+            raise self._error("text", name, f"is {kind}, not text; cast it to text, or declare it a feature")
+        found = column.take(self.place).to_pylist()
+        return [" ".join(text for text in texts or () if text) for texts in found] if many else found
+
+    def _ids(self, name: str) -> pa.Array:
+        column = self._category_column(name, "id")
         if column.null_count:
             self.warnings.append(f"{column.null_count:,} rows of data.{self.kind} have a null or empty id: ignored")
         if pa.types.is_integer(column.type) != pa.types.is_integer(self.ids.type):
             raise ConfigError(
-                f"data.{self.kind}.id: column {self.config.id!r} is {column.type}, but the log's {self.kind[:-1]}"
+                f"data.{self.kind}.id: column {name!r} is {column.type}, but the log's {self.what[:-1]}"
                 f" ids are {self.ids.type}; write both as the same type"
             )
         return column
@@ -131,8 +176,8 @@ class _Join:
         if place.null_count:
             example = self.ids.filter(pc.is_null(place))[0].as_py()
             self.warnings.append(
-                f"{place.null_count:,} of {len(self.ids):,} {self.kind} of the log have no row in data.{self.kind},"
-                f" such as {example!r}: they have no features"
+                f"{place.null_count:,} of {len(self.ids):,} {self.what} of the log have no row in data.{self.kind},"
+                f" such as {example!r}: they have no {'features' if self.what == self.kind else 'vector'}"
             )
         filled = side_ids.drop_null()
         doubles = len(filled) - len(filled.unique())
@@ -140,7 +185,7 @@ class _Join:
             self.warnings.append(f"{doubles:,} rows of data.{self.kind} repeat an id: the first row counts")
         unseen = len(filled.unique()) - (len(place) - place.null_count)
         if unseen:
-            self.warnings.append(f"{unseen:,} {self.kind} of data.{self.kind} have no event in the log: left out")
+            self.warnings.append(f"{unseen:,} {self.what} of data.{self.kind} have no event in the log: left out")
         return place
 
     def _category_column(self, name: str, key: str) -> pa.Array:
@@ -209,6 +254,8 @@ class _Join:
         present = pc.is_valid(taken).to_numpy(zero_copy_only=False)
         vectors = taken.drop_null()
         widths = pc.unique(pc.list_value_length(vectors)).to_pylist()
+        if not widths:
+            raise self._error(key, name, "has no vector for any item of the log; check the ids, or leave it out")
         if len(widths) != 1 or widths[0] == 0:
             raise self._error(key, name, f"holds vectors of widths {sorted(widths)}; one width is needed")
         result = np.full((len(self.ids), widths[0]), np.nan, np.float32)
@@ -218,8 +265,8 @@ class _Join:
         if broken.any():
             example = self.ids[int(np.flatnonzero(broken)[0])].as_py()
             raise ConfigError(
-                f"data.{self.kind}.{key}: the vector of {self.kind[:-1]} {example!r} holds NaN or null"
-                f" ({int(broken.sum()):,} {self.kind}); write a null vector where there is none"
+                f"data.{self.kind}.{key}: the vector of {self.what[:-1]} {example!r} holds NaN, infinity or null"
+                f" ({int(broken.sum()):,} {self.what}); write a null vector where there is none"
             )
         return result
 

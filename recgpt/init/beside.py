@@ -33,6 +33,7 @@ class Side:
         rows: how many it has, as far as it was read.
         settings: the `format` section of a text file.
         title, category, embedding: columns, or None.
+        text: columns whose words tell what an item is.
         features: column -> (kind, what it looks like).
         rest: column -> what it looks like, or why it is left out.
         counts: columns that may count what happened in the time that is tested on.
@@ -46,6 +47,7 @@ class Side:
     title: str | None = None
     category: str | None = None
     embedding: str | None = None
+    text: list[str] = field(default_factory=list)
     features: dict[str, tuple[str, str]] = field(default_factory=dict)
     rest: dict[str, str] = field(default_factory=dict)
     counts: list[str] = field(default_factory=list)
@@ -120,6 +122,8 @@ def _place(side: Side, key: str, column: Column, table: Sample) -> None:
     words, name = set(names.tokens(column.name)), column.name
     note = describe(column)
     many = column.distinct > 0.9 * max(1, column.known) and column.distinct > 50
+    if key == "items" and column.kind == "text" and many and _in_words(column):
+        side.text.append(name)
     if key == "items" and column.kind == "list" and side.embedding is None and "float" in column.stored:
         side.embedding = name
     elif column.kind in ("list", "other", "moment") or column.distinct < 2:
@@ -146,6 +150,13 @@ def _place(side: Side, key: str, column: Column, table: Sample) -> None:
             side.category = name
 
 
+def _in_words(column: Column) -> bool:
+    """Whether most values hold several words, as titles do and codes do not."""
+    import pyarrow.compute as pc
+
+    return (pc.mean(pc.count_substring_regex(column.coded[1], r"\p{L}{2,}")).as_py() or 0) >= 2
+
+
 def side_lines(key: str, side: Side, quote: Any, flow: Any) -> list[str]:
     """The section, to be written as comments: without the leading `# ` it is one that `prepare` reads."""
     what = key.removesuffix("s")
@@ -164,6 +175,9 @@ def side_lines(key: str, side: Side, quote: Any, flow: Any) -> list[str]:
         lines.append("  features:")
         lines += [f"    {quote(name)}: {{kind: {kind}}}  # {note}" for name, (kind, note) in side.features.items()]
     lines += [f"    # {quote(name)}: {note}" for name, note in side.rest.items()]
+    if side.text and side.embedding is None:
+        named = ", ".join(quote(name) for name in side.text)
+        lines.append(f"  # text: [{named}]  # their words as a content vector, for items with few events or none")
     if side.counts:
         named = ", ".join(quote(name) for name in side.counts)
         lines.append(

@@ -5,27 +5,40 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from recgpt.data.items import ItemTable
 from recgpt.data.schema import DataSchema
-from recgpt.nn.embedding import ID_EMBEDDINGS, IdEmbeddingConfig
-from recgpt.nn.features import ContentEmbedding, feature_modules
+from recgpt.nn.content import ContentConfig, ContentEmbedding
+from recgpt.nn.features import feature_modules
+from recgpt.nn.ids import IdEmbedding
+from recgpt.nn.numbers import NumericKind
 
 
 class ItemEncoder(nn.Module):
     """The sum of an item's id, content and static features, [U, D].
 
     Args:
-        id: the id embedding.
+        id: the id embedding, whose table categorical features may share.
         schema: the items' features and the width of their content vectors.
         dim: width D.
         id_dropout: share of the items with content or features whose id is hidden in training.
+        numeric: how numbers are embedded.
+        content: what of a content vector enters besides a linear map.
     """
 
-    def __init__(self, id: IdEmbeddingConfig, schema: DataSchema, dim: int, id_dropout: float) -> None:
+    def __init__(
+        self,
+        id: IdEmbedding,
+        schema: DataSchema,
+        dim: int,
+        id_dropout: float,
+        numeric: NumericKind = "knots",
+        content: ContentConfig | None = None,
+    ) -> None:
         super().__init__()
-        self.id = ID_EMBEDDINGS[id.kind](id, dim)
+        self.id = id
         self.id_dropout = id_dropout
-        self.content = ContentEmbedding(schema.content_dim, dim) if schema.content_dim else None
-        self.features = feature_modules(schema.features, dim)
+        self.content = ContentEmbedding(schema.content_dim, dim, content) if schema.content_dim else None
+        self.features = feature_modules(schema.features, dim, numeric, category=id.share("feature"))
 
     def forward(self, items: Tensor, features: dict[str, Tensor], content: Tensor | None) -> Tensor:
         """Hashes int64 [U] (0 = score by content alone) and what is known of them -> [U, D]."""
@@ -39,6 +52,11 @@ class ItemEncoder(nn.Module):
             if name in features:
                 x = x + module(features[name])
         return x
+
+    def fit(self, items: ItemTable) -> None:
+        """Lay grids of content over the items with a training event, before the first step; they are saved weights."""
+        if self.content is not None and self.content.fitted and items.embedding is not None:
+            self.content.fit(torch.from_numpy(items.embedding[items.n_train_events > 0]))
 
     def _described(self, items: Tensor, features: dict[str, Tensor], content: Tensor | None) -> Tensor:
         """Bool [U], whether anything but the id is known of an item."""

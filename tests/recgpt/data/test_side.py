@@ -1,11 +1,16 @@
 """The item side table."""
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from recgpt.data.hashing import hash_id
-from tests.recgpt.data.logfiles import refused, run, write_parquet, write_text
+from recgpt.data.schema import DataConfig
+from recgpt.data.text import ngram_vectors
+from tests.recgpt.data.logfiles import config, refused, run, write_parquet, write_text
 
 SIDE = {
     "id": [30, 10, 10, None, 99],
@@ -94,6 +99,154 @@ def test_text_side_table(tmp_path, log):
 def test_bad_side_tables(tmp_path, log, changes, told):
     line = refused(tmp_path, log, items=SECTION | {"path": side(tmp_path, **changes)})
     assert told in line
+
+
+VECTORS = {"item": [30, 10, 10, 99, None], "v": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0], [9.0, 10.0]]}
+
+
+def vectors_file(tmp_path, name="vectors.parquet", **changes):
+    return {"path": write_parquet(tmp_path / name, VECTORS | changes), "id": "item", "column": "v"}
+
+
+def by_item(items, values):
+    row = {item: k for k, item in enumerate(items.ids.to_pylist())}
+    return values[[row[10], row[20], row[30]]]
+
+
+def test_vectors_from_a_file_of_their_own(tmp_path, log):
+    section = {"path": side(tmp_path), "id": "id", "title": "name", "vectors": vectors_file(tmp_path)}
+    prepared = run(tmp_path, log, items=section)
+    items = prepared.items
+    np.testing.assert_array_equal(by_item(items, items.embedding), np.float32([[3, 4], [np.nan, np.nan], [1, 2]]))
+    assert prepared.schema.content_dim == 2
+    told = "\n".join(prepared.summary["warnings"])
+    for line in (
+        "1 of 3 items of the log have no row in data.items.vectors, such as 20: they have no vector",
+        "1 rows of data.items.vectors repeat an id: the first row counts",
+        "1 rows of data.items.vectors have a null or empty id",
+        "1 items of data.items.vectors have no event in the log: left out",
+    ):
+        assert line in told
+
+
+def test_a_changed_vectors_file_is_prepared_anew(tmp_path, log):
+    section = {"path": side(tmp_path), "id": "id", "vectors": vectors_file(tmp_path)}
+    first = run(tmp_path, log, items=section)
+    assert run(tmp_path, log, items=section).summary["seconds"] == first.summary["seconds"]  # opened, not prepared
+    vectors_file(tmp_path, v=[[1.0, 2.0], [3.0, 5.0], [5.0, 6.0], [7.0, 8.0], [9.0, 10.0]])
+    second = run(tmp_path, log, items=section)
+    assert by_item(second.items, second.items.embedding)[0].tolist() == [3, 5]
+    assert second.content != first.content
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"item": ["a", "b", "c", "d", "e"]}, "data.items.vectors.id: column 'item' is string, but the log's item ids"),
+        ({"v": [1.0] * 5}, "data.items.vectors.column: column 'v' is double, not list<float>"),
+        ({"v": [[1.0], [1.0, 2.0], [1.0], [], []]}, "data.items.vectors.column: column 'v' holds vectors of widths"),
+        ({"v": [[1.0, float("inf")]] * 5}, "data.items.vectors.column: the vector of item "),
+        ({"item": [1, 2, 3, 4, 5]}, "data.items.vectors.column: column 'v' has no vector for any item of the log"),
+    ],
+    ids=str,
+)
+def test_bad_vectors_files(tmp_path, log, changes, told):
+    section = {"path": side(tmp_path), "id": "id", "vectors": vectors_file(tmp_path, **changes)}
+    assert refused(tmp_path, log, items=section).startswith(told)
+
+
+def test_a_missing_vectors_file_or_column(tmp_path, log):
+    section = {"path": side(tmp_path), "id": "id"}
+    vectors = {"path": f"{tmp_path}/none.parquet", "id": "item", "column": "v"}
+    assert refused(tmp_path, log, items=section | {"vectors": vectors}).startswith("data.items.vectors.path: no file")
+    vectors = vectors_file(tmp_path) | {"column": "w"}
+    line = refused(tmp_path, log, items=section | {"vectors": vectors})
+    assert line.startswith("data.items.vectors.column: no column 'w' in vectors.parquet")
+    (tmp_path / "v.npy").write_bytes(b"")
+    vectors = {"path": f"{tmp_path}/v.npy", "id": "item", "column": "v"}
+    line = refused(tmp_path, log, items=section | {"vectors": vectors})
+    assert line.startswith("data.items.vectors.path: 'v.npy' is neither Parquet")
+
+
+TEXT = {"id": "id", "text": ["name", "kind"], "text_width": 16}
+
+
+def test_text_columns_become_vectors(tmp_path, log):
+    prepared = run(tmp_path, log, items=TEXT | {"path": side(tmp_path)})
+    items = prepared.items
+    expected = ngram_vectors(["book", None, "Thirty film"], 16)  # items 10, 20, 30
+    np.testing.assert_allclose(by_item(items, items.embedding), expected, atol=1e-6)
+    assert prepared.schema.content_dim == 16
+    assert "1 of 3 items have no text in data.items.text" in prepared.summary["warnings"]
+
+
+def test_lists_of_texts_and_one_column_by_its_name(tmp_path, log):
+    lists = [["Thirty", "film"], ["book"], ["x"], None, []]
+    items = run(tmp_path, log, items=TEXT | {"path": side(tmp_path, kind=lists), "text": "kind"}).items
+    expected = ngram_vectors(["book", None, "Thirty film"], 16)
+    np.testing.assert_allclose(by_item(items, items.embedding), expected, atol=1e-6)
+
+
+def test_text_of_a_text_table(tmp_path, log):
+    path = write_text(tmp_path / "side.csv", "id,name\n10,A Book\n20,\n")
+    items = run(tmp_path, log, items={"path": path, "id": "id", "text": "name", "text_width": 16}).items
+    np.testing.assert_allclose(by_item(items, items.embedding), ngram_vectors(["A Book", None, None], 16), atol=1e-6)
+
+
+def test_a_sentence_encoder_instead(tmp_path, log, monkeypatch):
+    class Encoder:
+        def __init__(self, name, **options):
+            assert name == "some/model"
+
+        def encode(self, texts, **options):
+            return np.array([[len(text), 1.0, 2.0] for text in texts])
+
+    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Encoder))
+    prepared = run(tmp_path, log, items=TEXT | {"path": side(tmp_path), "encoder": "some/model"})
+    items = prepared.items
+    np.testing.assert_array_equal(by_item(items, items.embedding)[[0, 2]], [[4, 1, 2], [11, 1, 2]])
+    assert prepared.schema.content_dim == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"text": ["size"]}, "data.items.text: column 'size' is double, not text; cast it to text"),
+        ({"text": ["vector"]}, "data.items.text: column 'vector' is list<"),
+        ({"text": ["nam"]}, "data.items.text.0: no column 'nam' in side.parquet; did you mean 'name'?"),
+        ({"text": ["name"]}, "data.items.text: no item of the log has a text in name; name other columns"),
+        ({"encoder": "some/model"}, "data.items.encoder: 'some/model' needs sentence-transformers"),
+    ],
+    ids=str,
+)
+def test_bad_texts(tmp_path, log, monkeypatch, changes, told):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    names = [""] * 5 if changes == {"text": ["name"]} else SIDE["name"]
+    assert refused(tmp_path, log, items=TEXT | {"path": side(tmp_path, name=names)} | changes).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"embedding": "vector"}, "data.items.text: embedding is given too"),
+        ({"vectors": {"path": "v.parquet", "id": "i", "column": "v"}}, "data.items.text: vectors is given too"),
+        ({"text": [], "encoder": "some/model"}, "data.items.encoder: there is nothing to encode"),
+        ({"text": ["name", "name"]}, "data.items.text: a column stands twice"),
+        ({"text_width": 4}, "data.items.text_width: "),
+    ],
+    ids=str,
+)
+def test_one_source_of_content(tmp_path, log, changes, told):
+    assert told in refused(tmp_path, log, items=TEXT | {"path": side(tmp_path)} | changes)
+
+
+def test_other_settings_of_text_are_another_prepared_log():
+    def digest(**changes):
+        section = config("log.parquet", items={"path": "side.parquet", "id": "id"} | changes)["data"]
+        return DataConfig.model_validate(section).digest()
+
+    given = [{}, {"text": "a"}, {"text": "b"}, {"text": "a", "text_width": 16}, {"text": "a", "encoder": "m"}]
+    assert len({digest(**changes) for changes in given}) == len(given)
 
 
 def test_missing_side_table_and_column(tmp_path, log):

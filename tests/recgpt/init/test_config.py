@@ -267,6 +267,20 @@ def test_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "3.csv has other columns than 1.csv" in result["checks"]["events"]
 
 
+def test_text_columns_are_offered_as_content(tmp_path: Path) -> None:
+    """Columns of words, not of codes; a comment within the comment, so that it is chosen on purpose."""
+    write(tmp_path / "log.csv", NAMES, visits())
+    header = ["item_id", "title", "blurb", "code"]
+    rows = [[n, f"The {n}th one", f"all about thing {n}", f"x{n}-a{n}"] for n in range(60)]
+    write(tmp_path / "items.tsv", header, rows, "\t")
+    config = tmp_path / "log.yaml"
+    init(str(tmp_path / "log.csv"), config)
+    [line] = [line for line in config.read_text().splitlines() if "text: [" in line]
+    assert line.startswith("  #   # text: [title, blurb]  # ")
+    config.write_text(uncommented(config.read_text(), "items").replace("  # text: [", "  text: ["))
+    assert prepared(config).schema.content_dim == 256
+
+
 def test_side_tables_beside_a_text_log(tmp_path: Path) -> None:
     rows = visits()
     write(tmp_path / "log.csv", NAMES, rows)
