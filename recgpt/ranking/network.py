@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from recgpt.config import Section
 from recgpt.data.batch import N_GAP_BUCKETS, N_HOURS
 from recgpt.data.schema import DataSchema
-from recgpt.nn.embedding import ID_EMBEDDINGS, IdEmbeddingConfig
-from recgpt.nn.features import FEATURE_EMBEDDINGS, TimeGapEmbedding
+from recgpt.nn.features import feature_modules
+from recgpt.nn.ids import ID_EMBEDDINGS, IdEmbeddingConfig
+from recgpt.nn.time import TimeGapEmbedding
 from recgpt.ranking.behaviour import BEHAVIOUR_HEADS, Reading
 
 QUIET = 0.01
@@ -89,9 +90,9 @@ class RankingNetwork(nn.Module):
         width = config.features
         self.outcomes, self.dropout = tuple(outcomes), config.dropout
         self.behaviour = BEHAVIOUR_HEADS[config.behaviour](dim, config.attention, config.softmax)
-        self.id = ID_EMBEDDINGS["hash"](IdEmbeddingConfig(rows=config.id_rows), width, QUIET)
-        self.features = _modules(schema.features, width)
-        self.context = _modules(schema.context, width)
+        self.id = ID_EMBEDDINGS["hash"](IdEmbeddingConfig(rows=config.id_rows), width, std=QUIET)
+        self.features = feature_modules(schema.features, width, std=QUIET)
+        self.context = feature_modules(schema.context, width, std=QUIET)
         self.gap = TimeGapEmbedding(N_GAP_BUCKETS, width, QUIET) if schema.has_time else None
         self.hour = TimeGapEmbedding(N_HOURS, width, QUIET) if schema.has_time else None
         self.norm = nn.LayerNorm(dim, 1e-6, bias=False)
@@ -128,7 +129,3 @@ class RankingNetwork(nn.Module):
         for layer in self.layers:
             x = F.silu(layer(F.dropout(x, self.dropout, self.training)))
         return self.out(F.dropout(x, self.dropout, self.training)).float()
-
-
-def _modules(kinds: Mapping[str, str], width: int) -> nn.ModuleDict:
-    return nn.ModuleDict({name: FEATURE_EMBEDDINGS[kind](width, std=QUIET) for name, kind in kinds.items()})
