@@ -1,7 +1,9 @@
 """UserState: what is kept of a user, and the chunk path that builds it.
 
 `build` and `extend` run fixed shapes (one user, whole chunks of C events, the tail padded to a chunk), so a state
-that grew event by event equals one that was encoded at once, bit for bit, on one machine and thread count.
+that grew event by event equals one that was encoded at once, bit for bit, on one machine and thread count. A model
+whose older hidden vectors change with every event (`model.positions: reverse`, `model.causal: false`) reads the window
+anew each time, in one pass of whole chunks.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class UserState:
     Attributes:
         first: float32 [D], hidden vector of the first token: the window before any event, and the user's profile.
         hidden: float32 [m, D], last-layer hidden vectors of the window's events.
-        embedding: float32 [D], the unit query vector.
+        embedding: float32 [D], the query vector (of length 1, unless `model.score: dot`).
         events: the window's events [m] (item hashes, times, outcomes, context).
         category: int64 [m], hashes of the items' categories, 0 = unknown.
         n: the user's events ever.
@@ -43,7 +45,8 @@ class UserState:
         seen_cut: whether some are missing from `seen`: dropped by `max_seen`, or of events that were left out.
         content_hash: xxh64 chained over the profile and the window's events: equal histories, equal hashes.
         fingerprint: of the model and schema; a state of another model is refused.
-        cache: keys and values of the first token and the whole chunks, in memory only.
+        cache: keys and values of the first token and the whole chunks, in memory only; None where they would not hold
+            (a model that reads the window anew with every event) or were not serialised.
     """
 
     first: Tensor
@@ -147,6 +150,10 @@ def known_only(batch: EventBatch, trained: NDArray[np.int64]) -> EventBatch:
     return replace(batch, items=torch.from_numpy(np.where(seen, hashes, 0)))
 
 
+_Encoded = tuple[Tensor, Tensor, Tensor, list[KeyValue] | None]
+"""Hidden vectors of the first token [D] and the window [m, D], what the query is made of [D], whole chunks' cache."""
+
+
 class StateBuilder:
     """The chunk path of one model.
 
@@ -212,13 +219,13 @@ class StateBuilder:
         self, window: Events, n: int, seen: NDArray, cut: bool, newest: int, chain: int | None, past: UserState | None
     ) -> UserState:
         kept = 0 if past is None or past.cache is None else past.cache[0][0].shape[2] - 1
-        first, hidden, cache = self._run(window, past, kept)
-        newest_hidden = hidden[-1] if len(hidden) else first
+        whole = not self.model.config.incremental
+        first, hidden, last, cache = self._run_whole(window) if whole else self._run(window, past, kept)
         old = 0 if chain is None or past is None else past.n - past.start
         return UserState(
             first=first,
             hidden=hidden,
-            embedding=self.model.queries(newest_hidden[None])[0],
+            embedding=self.model.queries(last[None])[0],
             events=window,
             category=self._categories(window),
             n=n,
@@ -231,8 +238,8 @@ class StateBuilder:
             cache=cache,
         )
 
-    def _run(self, window: Events, past: UserState | None, kept: int) -> tuple[Tensor, Tensor, list[KeyValue]]:
-        """Hidden vectors of the first token and the window (from `kept` events on anew), the cache of whole chunks."""
+    def _run(self, window: Events, past: UserState | None, kept: int) -> _Encoded:
+        """Encode the window from its event `kept` on, chunk by chunk."""
         chunk, gaps = self.window.chunk, gap_buckets(window.time)
         if past is not None and past.cache is not None:
             beginning, cache, parts = past.first, past.cache, [past.hidden[:kept]]
@@ -241,35 +248,43 @@ class StateBuilder:
         for first in range(kept, len(window), chunk):
             piece = window[first : first + chunk]
             batch = chunk_batch(piece, gaps[first : first + chunk], self.items, chunk)
-            hidden, longer = self.model.extend(self.known(batch), cache)
+            before = tensor(window.time[:first])[None] if self.model.transformer.needs_time else None
+            hidden, longer = self.model.extend(self.known(batch), cache, before)
             parts.append(hidden[0, : len(piece)])
             if len(piece) == chunk:
                 cache = longer
-        width = self.model.config.dim
-        return beginning, (torch.cat(parts) if parts else torch.zeros(0, width)), cache
+        hidden = torch.cat(parts) if parts else torch.zeros(0, self.model.config.dim)
+        return beginning, hidden, hidden[-1] if len(hidden) else beginning, cache
+
+    def _run_whole(self, window: Events) -> _Encoded:
+        """Encode the window in one pass of whole chunks, for a model whose older vectors change with each event."""
+        width = self.window.chunk * max(1, -(-len(window) // self.window.chunk))
+        batch = chunk_batch(window, gap_buckets(window.time), self.items, width)
+        first, hidden, last = self.model.read(replace(self.known(batch), profile=profile_columns([window])))
+        return first[0].clone(), hidden[0, : len(window)].clone(), last[0], None
 
     @torch.no_grad()
-    def _padded(self, histories: Sequence[Events]) -> tuple[list[Events], Tensor, Tensor]:
-        """Windows, hidden vectors [B, T + 1, D] and queries [B, D] of whole histories in one padded pass."""
+    def _padded(self, histories: Sequence[Events]) -> tuple[list[Events], Tensor, Tensor, Tensor]:
+        """Windows, hidden vectors [B, D] and [B, T, D] and queries [B, D] of whole histories in one padded pass."""
         windows = [events[self.window.start(len(events)) :] for events in histories]
         batch = self.known(collate(windows, self.items))
-        hidden = self.model(batch)
-        return windows, hidden, self.model.queries(hidden[torch.arange(len(windows)), batch.length])
+        first, hidden, last = self.model.read(batch)
+        return windows, first, hidden, self.model.queries(last)
 
     def embed_many(self, histories: Sequence[Events]) -> Tensor:
         """The embeddings of `build_many` alone, [B, D]."""
-        return self._padded(histories)[2]
+        return self._padded(histories)[3]
 
     def build_many(self, histories: Sequence[Events]) -> list[UserState]:
         """Encode whole histories in one padded pass: within 1e-5 of `build`."""
-        windows, hidden, queries = self._padded(histories)
+        windows, first, hidden, queries = self._padded(histories)
         states = []
         for row, (events, window) in enumerate(zip(histories, windows, strict=True)):
             seen, cut = newest_distinct(events.item, self.model.config.state.max_seen)
             states.append(
                 UserState(
-                    first=hidden[row, 0].clone(),
-                    hidden=hidden[row, 1 : len(window) + 1].clone(),
+                    first=first[row].clone(),
+                    hidden=hidden[row, : len(window)].clone(),
                     embedding=queries[row].clone(),
                     events=window,
                     category=self._categories(window),

@@ -1,112 +1,85 @@
-"""A causal, pre-norm transformer with gated feed-forward layers and rotary positions.
+"""The transformer: positions, a stack of blocks, a final norm.
 
 B sequences, T positions, D width, H heads.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import cast
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from recgpt.config import Section
-from recgpt.nn.attention import ATTENTION, Rotary
+from recgpt.nn.blocks import BLOCKS, Block, Frame, KeyValue, TransformerConfig
 from recgpt.nn.dropout import dropout
+from recgpt.nn.positions import ADDED_POSITIONS, Rotary, time_buckets
 
-KeyValue = tuple[Tensor, Tensor]
-"""Keys and values of one layer, each [B, H, T, D / H]."""
-
-
-class TransformerConfig(Section):
-    """Size and parts of the transformer."""
-
-    dim: int = Field(default=64, ge=2)
-    """Width D of every vector in the model."""
-    layers: int = Field(default=2, ge=1)
-    """Number of blocks."""
-    heads: int = Field(default=2, ge=1)
-    """Attention heads H; D / H must be even."""
-    feed_forward: float = Field(default=2.0, gt=0)
-    """Width of the gated feed-forward layer, in D."""
-    dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Dropout on the embeddings and on what each layer adds (attention weights are never dropped)."""
-    attention: Literal["auto", "matmul", "reference", "sdpa"] = "auto"
-    """Attention backend: torch's fused `sdpa`, `matmul` (faster in bfloat16 training on CPU), the slow `reference`,
-    or `auto` of the first two."""
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> TransformerConfig:
-        if self.dim % (2 * self.heads):
-            raise ValueError(f"heads: {self.heads} must divide dim {self.dim} into an even width")
-        return self
-
-
-def _norm(dim: int) -> nn.LayerNorm:
-    """LayerNorm without bias: one fused pass on CPU, where RMSNorm takes five."""
-    return nn.LayerNorm(dim, 1e-6, bias=False)
-
-
-class Block(nn.Module):
-    """x + attention(norm x), then x + gated feed-forward(norm x) (SwiGLU: Shazeer 2020)."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        dim, inner = config.dim, int(config.dim * config.feed_forward)
-        self.heads = config.heads
-        self.attend = ATTENTION[config.attention]
-        self.dropout = config.dropout
-        self.norm_attention, self.norm_feed_forward = _norm(dim), _norm(dim)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.out = nn.Linear(dim, dim, bias=False)
-        self.up = nn.Linear(dim, 2 * inner, bias=False)
-        self.down = nn.Linear(inner, dim, bias=False)
-
-    def forward(self, x: Tensor, rotary: Rotary, past: KeyValue | None, start: int) -> tuple[Tensor, KeyValue]:
-        """[B, T, D] at positions start.., after `past` -> the same shape, and this part's own keys and values."""
-        B, T, D = x.shape
-        qkv = self.qkv(self.norm_attention(x)).view(B, T, 3, self.heads, D // self.heads)
-        qk = rotary(qkv[:, :, :2].float(), start).to(qkv.dtype)
-        q, k, v = (part.transpose(1, 2) for part in (qk[:, :, 0], qk[:, :, 1], qkv[:, :, 2]))
-        keys, values = (k, v) if past is None else (torch.cat((past[0], k), 2), torch.cat((past[1], v), 2))
-        y = self.attend(q, keys, values).transpose(1, 2).reshape(B, T, D)
-        x = x + dropout(self.out(y), self.dropout, self.training)
-        gate, linear = self.up(self.norm_feed_forward(x)).chunk(2, -1)
-        y = self.down(F.silu(gate) * linear)
-        return x + dropout(y, self.dropout, self.training), (k, v)
+__all__ = ["KeyValue", "Transformer", "TransformerConfig"]
 
 
 class Transformer(nn.Module):
     """A stack of blocks and a final norm.
 
+    Learned arrays besides the blocks' own: `positions.table.weight` [length, D] and, in block l,
+    `blocks.l.bias.distance` [H | 1, 2 length - 1] and `blocks.l.bias.time` [H | 1, 129], where switched on.
+
     Args:
-        config: sizes.
+        config: sizes and parts.
         length: positions that may occur.
     """
 
     def __init__(self, config: TransformerConfig, length: int) -> None:
         super().__init__()
-        self.dropout = config.dropout
-        self.rotary = Rotary(config.dim // config.heads, length)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = _norm(config.dim)
-        for name, weight in self.named_parameters():
-            if name.endswith(("out.weight", "down.weight")):
-                nn.init.normal_(weight, std=0.02 / (2 * config.layers) ** 0.5)
+        block = BLOCKS[config.block]
+        self.dropout, self.causal, self.incremental = config.dropout, config.causal, config.incremental
+        self.needs_time = config.bias.time
+        self.rotary = Rotary(config.dim // config.heads, length) if config.positions == "rotary" else None
+        added = ADDED_POSITIONS.get(config.positions)
+        self.positions = None if added is None else added(config.dim, length)
+        self.blocks = nn.ModuleList(block(config, length) for _ in range(config.layers))
+        self.norm = block.final_norm(config.dim)
+        for each in self.blocks:
+            cast(Block, each).initialise(config.layers)
 
-    def forward(self, x: Tensor, past: list[KeyValue] | None = None, start: int = 0) -> tuple[Tensor, list[KeyValue]]:
+    def forward(
+        self,
+        x: Tensor,
+        past: list[KeyValue] | None = None,
+        start: int = 0,
+        real: Tensor | None = None,
+        time: Tensor | None = None,
+        weights: list[Tensor] | None = None,
+    ) -> tuple[Tensor, list[KeyValue]]:
         """Hidden vectors of [B, T, D] inputs and the layers' keys and values.
 
         Args:
             x: inputs at positions start .. start + T - 1.
             past: each layer's keys and values of positions 0 .. start - 1.
             start: number of positions before x.
+            real: bool [B, start + T], false where a position is padding, on either side; None = none is, or only
+                after everything that is read of a causal pass.
+            time: int64 [B, start + T] microseconds or NO_TIME, needed with a time bias.
+            weights: a list that takes each layer's attention weights [B, H, T, start + T].
         """
+        if self.positions is not None:
+            x = self.positions(x, start, real)
         x = dropout(x, self.dropout, self.training)
+        if real is not None and self.causal and not (real[:, 1:] & ~real[:, :-1]).any():
+            real = None  # padding on the right is later than all that is read
+        buckets = time_buckets(time, x.shape[1]) if self.needs_time and time is not None else None
+        frame = Frame(self.rotary, start, self.causal, real, buckets, weights)
         kept: list[KeyValue] = []
         for layer, block in enumerate(self.blocks):
-            x, own = block(x, self.rotary, past[layer] if past else None, start)
+            x, own = block(x, frame, past[layer] if past else None)
             kept.append(own)
         return self.norm(x), kept
+
+    def attention_weights(self, x: Tensor, real: Tensor | None = None, time: Tensor | None = None) -> list[Tensor]:
+        """Each layer's attention weights [B, H, T, T] by the reference's arithmetic; arguments as in `forward`.
+
+        Rows of softmax blocks sum to 1; HSTU's are SiLU(score) / n.
+        """
+        collected: list[Tensor] = []
+        with torch.no_grad():
+            self(x, real=real, time=time, weights=collected)
+        return collected

@@ -26,7 +26,7 @@ def assert_same(a: UserState, b: UserState) -> None:
             for name, column in x.columns().items():
                 np.testing.assert_array_equal(column, y.columns()[name], err_msg=name)
         elif field.name == "cache":
-            for (k, v), (other_k, other_v) in zip(x, y, strict=True):
+            for (k, v), (other_k, other_v) in zip(x or (), y or (), strict=True):
                 assert torch.equal(k, other_k)
                 assert torch.equal(v, other_v)
         else:
@@ -93,6 +93,69 @@ def test_state_depends_on_its_window_alone() -> None:
         model.encode(cut(log, start + 1, 41), n_before=start + 1)
     with pytest.raises(ConfigError, match="n_before: -1; give the number of events left out, 0 or more"):
         model.encode(log, n_before=-1)
+
+
+BOTH = {"distance": True, "time": True}
+FORMS = [
+    {"block": "sasrec", "positions": "learned"},
+    {"block": "ligr", "positions": "none", "bias": BOTH},
+    {"block": "hstu", "positions": "learned", "bias": BOTH},
+    {"bias": {"time": True}},
+    {"positions": "reverse"},
+    {"block": "hstu", "positions": "reverse", "bias": BOTH},
+    {"block": "bert", "positions": "learned", "causal": False},
+    {"positions": "rotary", "bias": BOTH, "causal": False},
+]
+
+
+def form_name(form: dict) -> str:
+    return "-".join(f"{name}_{value}" for name, value in form.items() if name != "bias") + "-bias" * ("bias" in form)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=form_name)
+def test_append_equals_encode_whatever_the_transformer(form: dict) -> None:
+    """Over slides of the window; with the window encoded anew on each append where the model needs that."""
+    model, log = recgpt(**form), columns(37)
+    state = model.encode({})
+    for start, stop in ((0, 1), (1, 2), (2, 9), (9, 15), (15, 16), (16, 17), (17, 18), (18, 33), (33, 37)):
+        state = model.append(state, cut(log, start, stop))
+        assert (state.cache is None) != model.config.incremental
+        assert_same(state, model.encode(cut(log, 0, stop)))
+        assert_same(UserState.from_bytes(state.to_bytes(kv=True)), state)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=form_name)
+def test_padded_path_agrees_whatever_the_transformer(form: dict) -> None:
+    model = recgpt(**form)
+    logs = [columns(n, seed=n) for n in (0, 1, 5, 16, 17, 33)]
+    for one, many in zip([model.encode(log) for log in logs], model.encode_many(logs), strict=True):
+        torch.testing.assert_close(many.first, one.first, atol=1e-5, rtol=0)
+        torch.testing.assert_close(many.hidden, one.hidden, atol=1e-5, rtol=0)
+        torch.testing.assert_close(many.embedding, one.embedding, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=form_name)
+def test_what_an_append_changes(form: dict) -> None:
+    """Old events' hidden vectors stay, or (reverse positions, both ways) move: `ModelConfig.incremental` tells."""
+    model, log = recgpt(**form), columns(9)
+    before, after = model.encode(cut(log, 0, 8)), model.encode(log)
+    moved = (after.hidden[:8] - before.hidden).abs().amax(-1)
+    assert bool((moved > 1e-4).all()) == (not model.config.incremental)
+    if model.config.incremental:
+        assert moved.max() < 1e-6
+
+
+@pytest.mark.parametrize("form", [{}, *FORMS], ids=form_name)
+def test_the_query_depends_on_every_event_of_the_window(form: dict) -> None:
+    """The [MASK] sees all events too; an older event than the window's has no say."""
+    model, log = recgpt(**form), columns(20)
+    embedding = model.encode(log).embedding
+    start = model.config.window.start(20)
+    for t in range(20):
+        changed = {name: list(column) for name, column in log.items()}
+        changed["item"][t] = (changed["item"][t] + 1) % 40
+        moved = (model.encode(changed).embedding - embedding).abs().max()
+        assert (moved > 1e-6) == (t >= start)
 
 
 def test_padded_path_agrees_with_chunk_path() -> None:

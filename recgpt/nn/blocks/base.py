@@ -1,0 +1,104 @@
+"""What every block is given beside its input, and what the blocks with softmax attention share.
+
+B sequences, T positions, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from recgpt.nn.attention import backend, weights
+from recgpt.nn.blocks.config import TransformerConfig
+from recgpt.nn.positions import Rotary, relative_bias
+
+KeyValue = tuple[Tensor, Tensor]
+"""Keys and values of one layer, each [B, H, T, D / H]."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One pass through the blocks.
+
+    Attributes:
+        rotary: what turns queries and keys, or None.
+        start: number of cached positions before the inputs.
+        causal: whether later positions are hidden.
+        real: bool [B, start + T], false where a key is padding; None = no padding is in sight.
+        buckets: int64 [B, T, start + T] time-gap buckets, for models with a time bias.
+        weights: where attention weights [B, H, T, start + T] are collected, or None.
+    """
+
+    rotary: Rotary | None
+    start: int = 0
+    causal: bool = True
+    real: Tensor | None = None
+    buckets: Tensor | None = None
+    weights: list[Tensor] | None = None
+
+    def turned(self, x: Tensor) -> Tensor:
+        """Queries and keys [B, T, ..., H, d] with their positions."""
+        return x if self.rotary is None else self.rotary(x.float(), self.start).to(x.dtype)
+
+
+class Block(nn.Module):
+    """One layer: `(x [B, T, D], frame, past)` -> x of the same shape, and this part's own keys and values.
+
+    Args:
+        config: sizes and parts.
+        length: number of positions.
+    """
+
+    shares_bias: ClassVar[bool] = False
+    """Whether the heads share one bias of the scores."""
+
+    def __init__(self, config: TransformerConfig, length: int) -> None:
+        super().__init__()
+        self.heads, self.dropout, self.length = config.heads, config.dropout, length
+        self.bias = relative_bias(config.bias, 1 if self.shares_bias else config.heads, length)
+
+    @staticmethod
+    def final_norm(dim: int) -> nn.Module:
+        """What follows the last block."""
+        raise NotImplementedError
+
+    def initialise(self, layers: int) -> None:
+        """Draw the start values that differ from torch's; `layers` blocks add up."""
+        raise NotImplementedError
+
+    def added(self, frame: Frame, n_queries: int) -> Tensor | None:
+        """The bias of the scores, or None."""
+        return None if self.bias is None else self.bias(frame.start, n_queries, frame.buckets)
+
+
+class SoftmaxBlock(Block):
+    """A block with softmax attention through one of the backends."""
+
+    def __init__(self, config: TransformerConfig, length: int) -> None:
+        super().__init__(config, length)
+        self.backend = backend(config.attention)
+
+    def attend(self, qk: Tensor, v: Tensor, frame: Frame, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
+        """Attention of queries and keys [B, T, 2, H, d] and values [B, T, H, d] -> [B, T, D], own keys and values."""
+        B, T, _, H, d = qk.shape
+        qk = frame.turned(qk)
+        q, k, v = (part.transpose(1, 2) for part in (qk[:, :, 0], qk[:, :, 1], v))
+        keys, values = extended((k, v), past)
+        added = self.added(frame, T)
+        if frame.weights is not None:
+            frame.weights.append(weights(q, keys, added, frame.real, frame.causal))
+        y = self.backend(q, keys, values, added, frame.real, frame.causal)
+        return y.transpose(1, 2).reshape(B, T, H * d), (k, v)
+
+
+def extended(own: KeyValue, past: KeyValue | None) -> KeyValue:
+    """Cached keys and values followed by a pass's own."""
+    return own if past is None else (torch.cat((past[0], own[0]), 2), torch.cat((past[1], own[1]), 2))
+
+
+def plain_norm(dim: int) -> nn.LayerNorm:
+    """LayerNorm without bias: one fused pass on CPU, where RMSNorm takes five."""
+    return nn.LayerNorm(dim, 1e-6, bias=False)

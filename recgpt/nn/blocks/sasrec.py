@@ -1,0 +1,51 @@
+"""SASRec's block (Kang and McAuley 2018), as its authors' code has it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recgpt.nn.blocks.base import Frame, KeyValue, SoftmaxBlock
+from recgpt.nn.blocks.config import TransformerConfig
+from recgpt.nn.dropout import dropout
+
+
+class SasrecBlock(SoftmaxBlock):
+    """h = LN x + attention(q = LN x, k = v = x), then y = LN h, y + W2 relu(W1 y): queries and *residuals* are normed.
+
+    There is no output projection: the heads' results are added as they are. Dropout falls on the attention's result
+    instead of its weights. A pre-norm block with the residual on x itself is another model.
+    """
+
+    def __init__(self, config: TransformerConfig, length: int) -> None:
+        super().__init__(config, length)
+        dim, inner = config.dim, int(config.dim * config.feed_forward)
+        self.norm_attention, self.norm_feed_forward = nn.LayerNorm(dim, 1e-8), nn.LayerNorm(dim, 1e-8)
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.up, self.down = nn.Linear(dim, inner), nn.Linear(inner, dim)
+
+    @staticmethod
+    def final_norm(dim: int) -> nn.Module:
+        """The paper's last norm."""
+        return nn.LayerNorm(dim, 1e-8)
+
+    def initialise(self, layers: int) -> None:
+        """Glorot's uniform start, per projection, and zero biases: the authors' (TensorFlow's default)."""
+        weights = (self.query.weight, *self.key_value.weight.chunk(2), self.up.weight, self.down.weight)
+        for weight in weights:
+            nn.init.xavier_uniform_(weight)
+        for layer in (self.query, self.key_value, self.up, self.down):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, frame: Frame, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
+        """As `Block`."""
+        B, T, D = x.shape
+        normed = self.norm_attention(x)
+        q = self.query(normed).view(B, T, 1, self.heads, D // self.heads)
+        kv = self.key_value(x).view(B, T, 2, self.heads, D // self.heads)
+        y, own = self.attend(torch.cat((q, kv[:, :, :1]), 2), kv[:, :, 1], frame, past)
+        x = self.norm_feed_forward(normed + dropout(y, self.dropout, self.training))
+        y = dropout(F.relu(self.up(x)), self.dropout, self.training)
+        return x + dropout(self.down(y), self.dropout, self.training), own
