@@ -1,51 +1,88 @@
-"""The next-item loss: softmax cross-entropy over the distinct target items of a batch.
+"""The next-item loss: queries against item vectors, formed chunk by chunk.
 
-N rows (queries), U columns (distinct items), D width. A positive's logit stays as it is; a negative's is shifted by its
-column's offset: -log pi(i), pi = the probability that a batch contains item i. An accidental hit (a column that holds
-the row's own positive) *is* the positive, because every item has one column; it has no mass of its own.
+N rows (queries), U distinct items, D width, K drawn negatives of a row. Loss and gradient are formed for some rows at a
+time, so that no [N, U] matrix is ever kept. A positive's logit stays as it is; a negative's is shifted by its column's
+log-weight: -log pi(i) by default, pi = the probability that a batch contains item i. An accidental hit (a column that
+holds the row's own positive) *is* the positive, because every item has one column; it has no mass of its own.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-_MASKED = -1e30
+from recgpt.losses.objectives import MASKED, Objective, Rows
+
+Mask = tuple[Tensor, Tensor] | None
+_SOFTMAX = Objective()
+_PER_ROW_FLOATS = 1 << 23
+"""Gathered floats of a chunk of rows with negatives of their own."""
+_WHOLE = 32
+"""All U products are cheaper than gathering K vectors for each row while U is at most this often K (one core)."""
 
 
-class _NextItemLoss(torch.autograd.Function):
-    """Loss and gradients formed chunk by chunk: no [N, U] matrix is ever kept."""
+@dataclass(frozen=True)
+class LogWeights:
+    """What is added to logits.
+
+    Attributes:
+        column: [U], to a negative's: the log of how often it counts; None = 0. Or [G, U], of G groups of rows.
+        group: int64 [N], each row's group, where `column` has groups.
+        top: [N], to the positive's in the numerator of a softmax; None = 0.
+        bottom: [N], the same in the denominator; with hits kept it holds their mass too.
+        keep_hits: a drawn column of the row's own id counts as a negative (only where positives have no column).
+    """
+
+    column: Tensor | None = None
+    group: Tensor | None = None
+    top: Tensor | None = None
+    bottom: Tensor | None = None
+    keep_hits: bool = False
+
+    def rows(self, scores: Tensor, target: Tensor, start: int, column: Tensor | None) -> Rows:
+        """A chunk of rows from row `start` on, with their columns' log-weights."""
+        chunk = slice(start, start + len(scores))
+        place = (torch.arange(len(scores), device=scores.device), target)
+        top, bottom = (None if each is None else each[chunk].to(scores.dtype) for each in (self.top, self.bottom))
+        return Rows(scores, place, column, None, top, bottom)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What the chunked functions need besides tensors with gradients."""
+
+    weights: LogWeights
+    mask: Mask
+    objective: Objective
+    chunk: int
+    dtype: torch.dtype
+
+
+class _SharedColumns(torch.autograd.Function):
+    """Every row against the same U columns; its positive is one of them."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, v: Tensor, positive: Tensor, offset: Tensor, mask: Mask, chunk: int, dtype: torch.dtype
-    ) -> Tensor:
-        n = len(q)
-        columns = v.to(dtype)
+    def forward(ctx: Any, q: Tensor, v: Tensor, positive: Tensor, form: _Form) -> Tensor:
+        n, weights = len(q), form.weights
+        columns = v.to(form.dtype)
         columns_t = columns.t().contiguous()
-        queries = q.to(dtype)
-        row = torch.arange(min(chunk, n), device=q.device)
+        queries = q.to(form.dtype)
         dq, dv = torch.empty_like(q), torch.zeros_like(v)
         total = torch.zeros((), dtype=torch.float64, device=q.device)
-        for i in range(0, n, chunk):
-            part, target = queries[i : i + chunk], positive[i : i + chunk]
-            r = row[: len(part)]
-            p = (part @ columns_t).to(q.dtype)
-            score = p[r, target]
-            p += offset
-            if mask is not None:
-                p.masked_fill_(mask[0][mask[1][i : i + chunk]], _MASKED)
-            p[r, target] = score
-            top = p.amax(1, keepdim=True)
-            p.sub_(top).exp_()
-            mass = p.sum(1, keepdim=True)
-            total += (top + mass.log()).sum(dtype=torch.float64) - score.sum(dtype=torch.float64)
-            p.div_(mass)
-            p[r, target] -= 1
-            g = p.to(dtype)
-            dq[i : i + chunk] = g @ columns
+        for i in range(0, n, form.chunk):
+            part, target = queries[i : i + form.chunk], positive[i : i + form.chunk]
+            column = weights.column
+            if column is not None and weights.group is not None:
+                column = column[weights.group[i : i + form.chunk]]
+            rows = weights.rows((part @ columns_t).to(q.dtype), target, i, column)
+            rows.removed = _removed(form.mask, i, form.chunk)
+            total += form.objective(rows)
+            g = rows.scores.to(form.dtype)
+            dq[i : i + form.chunk] = g @ columns
             dv += g.t() @ part
         ctx.save_for_backward(dq / n, dv / n)
         return (total / n).to(q.dtype)
@@ -53,10 +90,93 @@ class _NextItemLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         dq, dv = ctx.saved_tensors
-        return grads[0] * dq, grads[0] * dv, None, None, None, None, None
+        return grads[0] * dq, grads[0] * dv, None, None
 
 
-Mask = tuple[Tensor, Tensor] | None
+class _DrawnColumns(torch.autograd.Function):
+    """Every row against the same U drawn columns and its own positive's vector w[own], which has no column.
+
+    `hit` is the column of each row's own id, or -1.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, v: Tensor, w: Tensor, own: Tensor, hit: Tensor, form: _Form) -> Tensor:
+        n, u, weights = len(q), len(v), form.weights
+        columns = F.pad(v, (0, 0, 0, 1)).to(form.dtype)  # the last column takes the positive's score
+        columns_t = columns.t().contiguous()
+        column = None if weights.column is None else F.pad(weights.column, (0, 1))
+        queries = q.to(form.dtype)
+        dq, dv, dw = torch.empty_like(q), torch.zeros_like(columns, dtype=q.dtype), torch.zeros_like(w)
+        total = torch.zeros((), dtype=torch.float64, device=q.device)
+        for i in range(0, n, form.chunk):
+            here = slice(i, i + form.chunk)
+            exact, part, vectors = q[here], queries[here], w[own[here]]
+            scores = (part @ columns_t).to(q.dtype)
+            scores[:, u] = (exact * vectors).sum(1)
+            rows = weights.rows(scores, torch.full_like(own[here], u), i, column)
+            rows.removed = _removed(form.mask, i, form.chunk, 1)
+            if not weights.keep_hits:
+                if rows.removed is None:
+                    rows.removed = torch.zeros_like(scores, dtype=torch.bool)
+                rows.removed[rows.place[0], torch.where(hit[here] < 0, u, hit[here])] = True
+            total += form.objective(rows)
+            g = rows.scores.to(form.dtype)
+            slope = rows.scores[:, u:]
+            dq[here] = (g @ columns).to(q.dtype) + slope * vectors
+            dv += g.t() @ part
+            dw.index_add_(0, own[here], slope * exact)
+        ctx.save_for_backward(dq / n, dv[:u] / n, dw / n)
+        return (total / n).to(q.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        dq, dv, dw = ctx.saved_tensors
+        return grads[0] * dq, grads[0] * dv, grads[0] * dw, None, None, None
+
+
+class _OwnColumns(torch.autograd.Function):
+    """Every row against K negatives of its own, rows `drawn` [N, K] of v, and its positive v[positive]."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, v: Tensor, positive: Tensor, drawn: Tensor, form: _Form) -> Tensor:
+        n, weights, k = len(q), form.weights, drawn.shape[1]
+        whole = len(v) <= _WHOLE * k
+        chunk = form.chunk if whole else max(1, min(form.chunk, _PER_ROW_FLOATS // ((k + 1) * q.shape[1])))
+        dq, dv = torch.empty_like(q), torch.zeros_like(v)
+        total = torch.zeros((), dtype=torch.float64, device=q.device)
+        for i in range(0, n, chunk):
+            part = q[i : i + chunk]
+            place = torch.cat((drawn[i : i + chunk], positive[i : i + chunk, None]), 1)
+            table = part @ v.t() if whole else v[place]
+            scores = table.gather(1, place) if whole else (table @ part.unsqueeze(2)).squeeze(2)
+            column = None if weights.column is None else weights.column[place]
+            rows = weights.rows(scores, torch.full_like(place[:, 0], k), i, column)
+            if not weights.keep_hits:
+                rows.removed = place == place[:, k:]
+            total += form.objective(rows)
+            g = rows.scores
+            if whole:
+                g = table.zero_().scatter_add_(1, place, g)
+                dq[i : i + chunk] = g @ v
+                dv += g.t() @ part
+            else:
+                dq[i : i + chunk] = (g.unsqueeze(1) @ table).squeeze(1)
+                dv.index_add_(0, place.flatten(), (g.unsqueeze(2) * part.unsqueeze(1)).flatten(0, 1))
+        ctx.save_for_backward(dq / n, dv / n)
+        return (total / n).to(q.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        dq, dv = ctx.saved_tensors
+        return grads[0] * dq, grads[0] * dv, None, None, None
+
+
+def _removed(mask: Mask, start: int, chunk: int, more: int = 0) -> Tensor | None:
+    """Bool [n, U + more], the masked columns of a chunk of rows."""
+    if mask is None:
+        return None
+    removed = mask[0][mask[1][start : start + chunk]]
+    return F.pad(removed, (0, more)) if more else removed
 
 
 def next_item_loss(
@@ -65,21 +185,31 @@ def next_item_loss(
     positive: Tensor,
     *,
     temperature: float,
-    offset: Tensor | None = None,
+    offset: Tensor | LogWeights | None = None,
     mask: Mask = None,
+    own: tuple[Tensor, Tensor] | None = None,
+    drawn: Tensor | None = None,
+    objective: Objective = _SOFTMAX,
     chunk: int = 512,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Mean of -log( e^{s_p} / (e^{s_p} + sum over other columns j of e^{s_j + offset_j}) ), s = q.v / temperature.
+    """Mean over rows of an objective; softmax: -log( e^{s_p} / (e^{s_p} + sum over other columns j of e^{s_j + o_j}) ).
+
+    Scores are s = q.v / temperature. What a row is compared with is one of three: by default all U columns, its
+    positive among them; with `own`, U columns that were drawn, its positive having a vector of its own; with `drawn`,
+    K columns of its own.
 
     Args:
-        q: [N, D] unit queries.
-        v: [U, D] unit item vectors of distinct items.
-        positive: int64 [N], each row's column.
+        q: [N, D] queries.
+        v: [U, D] vectors of distinct items.
+        positive: int64 [N], each row's column; with `own` -1 where its item was not drawn.
         temperature: divides the scores.
-        offset: [U] added to negatives' logits, -log pi; default 0. With log multiplicity it is the plain N x N form.
+        offset: [U] log-weights o added to negatives' logits, -log pi; default 0; or all that a correction adds.
         mask: (bool [G, U], int64 [N]): columns that are no negatives of group g, and each row's group. A row's own
             positive is never masked.
+        own: ([P, D], int64 [N]): vectors of the positives, and each row's.
+        drawn: int64 [N, K] each row's own negatives, rows of `v`; one of the row's positive is no negative.
+        objective: what a row of scores costs.
         chunk: rows at a time.
         dtype: of the products (bfloat16 on machines that have it); default that of q.
 
@@ -88,13 +218,19 @@ def next_item_loss(
     """
     if len(q) == 0:
         return (q.sum() + v.sum()) * 0.0
-    if offset is None:
-        offset = v.new_zeros(len(v))
+    weights = offset if isinstance(offset, LogWeights) else LogWeights(offset)
+    if weights.column is not None:
+        weights = replace(weights, column=weights.column.to(q.dtype))
+    form = _Form(weights, mask, objective, chunk, dtype or q.dtype)
     scaled = q / temperature
-    return _NextItemLoss.apply(scaled, v, positive, offset.to(q.dtype), mask, chunk, dtype or q.dtype)
+    if drawn is not None:
+        return _OwnColumns.apply(scaled, v, positive, drawn, form)
+    if own is not None:
+        return _DrawnColumns.apply(scaled, v, own[0], own[1], positive, form)
+    return _SharedColumns.apply(scaled, v, positive, form)
 
 
 def multiplicity_offset(positive: Tensor, n_columns: int) -> Tensor:
     """[U] log of how many rows have each column as their positive (-inf-like where none)."""
     count = torch.bincount(positive, minlength=n_columns).float()
-    return torch.where(count > 0, count.clamp(min=1).log(), _MASKED)
+    return torch.where(count > 0, count.clamp(min=1).log(), MASKED)
