@@ -131,9 +131,10 @@ def build(
 
     from .task import fitted_items
 
+    items = fitted_items(prepared, start, config.tasks.fit_on, config.tasks.backbone_lr == 0)
     with torch.random.fork_rng():
         torch.manual_seed(config.run.seed)
-        model = EventModel(config.model, prepared.schema)
+        model = EventModel(config.model, prepared.schema, items.trained)
         network = RankingNetwork(config.heads, prepared.schema, config.model.dim, config.tasks.outcomes)
     rates = prepared.summary["impressions"]["rates"]
     for name in config.tasks.outcomes:
@@ -145,5 +146,4 @@ def build(
     network.start_at({name: rate for name, rate in rates.items() if rate is not None})
     if start is not None:
         load_weights(model, start.model, str(config.run.start_from))
-    items = fitted_items(prepared, start, config.tasks.fit_on, config.tasks.backbone_lr == 0)
     return model, items, network

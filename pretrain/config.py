@@ -32,3 +32,12 @@ class PretrainConfig(Section):
     @classmethod
     def _some_end(cls, values: Any) -> Any:
         return with_some_end(values, EPOCHS)
+
+    @model_validator(mode="after")
+    def _auxiliary_needs_causality(self) -> "PretrainConfig":
+        if self.loss.auxiliary.active and not self.model.causal:
+            raise ValueError(
+                "loss.auxiliary: a model that sees later events knows what it is to predict; set model.causal: true or"
+                " the weights to 0"
+            )
+        return self

@@ -45,7 +45,8 @@ def run(
     begun = status != "new" and current_checkpoint(folder) is not None
     with torch.random.fork_rng():
         torch.manual_seed(resolved.run.seed)
-        model = EventModel(resolved.model, prepared.schema)
+        model = EventModel(resolved.model, prepared.schema, prepared.items.trained)
+    model.items.fit(prepared.items)
     if resolved.run.start_from is not None and not begun:
         load_weights(model, RecGPT.from_pretrained(resolved.run.start_from).model, resolved.run.start_from)
     task = PretrainTask(resolved, prepared, model)

@@ -16,24 +16,31 @@ from recgpt.data.prepared import Prepared
 from recgpt.data.sampler import TrainingBatches
 from recgpt.errors import ConfigError
 from recgpt.evaluation import model_scorer, rank_users, split_users
+from recgpt.losses.auxiliary import AuxiliaryLosses
 from recgpt.losses.config import LossConfig
-from recgpt.losses.frequency import FrequencyEstimate
-from recgpt.losses.next_item import Mask, multiplicity_offset, next_item_loss
+from recgpt.losses.contrast import Contrast, make_estimate, make_negatives
+from recgpt.losses.frequency import Estimate
+from recgpt.losses.self_supervision import SelfSupervision
 from recgpt.model import EventModel
+from recgpt.nn.queries import hide_wanted
 from recgpt.train import StepResult
 from recgpt.train.precision import product_dtype
+
+from .targets import check_some, target_rule
 
 if TYPE_CHECKING:
     from .config import PretrainConfig
 
 
 class _Trained(nn.Module):
-    """All that training changes: the event model and the estimate of how often batches hold an item."""
+    """All that training changes: the event model, auxiliary heads, and the estimate of how often batches hold items."""
 
-    def __init__(self, events: EventModel, loss: LossConfig) -> None:
+    def __init__(self, events: EventModel, loss: LossConfig, frequency: Estimate) -> None:
         super().__init__()
         self.events = events
-        self.frequency = FrequencyEstimate(loss.estimate_slots, loss.estimate_rate)
+        self.frequency = frequency
+        own = loss.auxiliary
+        self.auxiliary = AuxiliaryLosses(own, events.schema, events.config.dim) if own.active else None
 
 
 class PretrainTask:
@@ -50,21 +57,27 @@ class PretrainTask:
 
     def __init__(self, config: PretrainConfig, prepared: Prepared, events: EventModel) -> None:
         self.prepared, self.loss = prepared, config.loss
+        negatives = make_negatives(config.loss, prepared.items)
         self.data = TrainingBatches(
             prepared,
             config.model.window,
             config.optim.batch_tokens,
             config.run.seed,
             every=config.loss.targets == "all",
+            targets=target_rule(config, prepared.schema),
+            negatives=negatives,
         )
         if len(self.data) == 0:
             raise ConfigError(
                 "data: no training target; check data.target and data.split against the log (`recgpt data check`)"
             )
-        self.model = _Trained(events, config.loss)
+        check_some(self.data, config)
+        own = config.loss.self_supervision
+        self.self_supervision = SelfSupervision(own, prepared.items) if own.weight > 0 else None
+        self.model = _Trained(events, config.loss, make_estimate(config.loss, prepared))
+        self.contrast = Contrast(config.loss, prepared.items, self.model.frequency, negatives)
+        self.catalogue = self.contrast.catalogue
         self.dtype = product_dtype(config.optim.precision)
-        trained = prepared.items.hash[prepared.items.n_train_events > 0]
-        self.catalogue = torch.from_numpy(trained)
 
     def batches(self, epoch: int, skip: int) -> Iterator[EventBatch]:
         """The batches of an epoch, a pure function of (seed, epoch)."""
@@ -76,56 +89,53 @@ class PretrainTask:
 
     def step(self, batch: EventBatch) -> StepResult:
         """The next-item loss of one batch."""
-        events, loss = self.model.events, self.loss
+        events = self.model.events
         with torch.autocast(batch.item.device.type, self.dtype, enabled=self.dtype != torch.float32):
             encoded = events.encode_items(batch)
-            hidden = events(batch, encoded).flatten(0, 1)
-            q = events.queries(hidden.index_select(0, batch.position))
-            v, positive, hashes = self._columns(batch, encoded)
-        value = next_item_loss(
-            q,
-            v,
-            positive,
-            temperature=loss.temperature,
-            offset=self._offset(hashes, positive),
-            mask=self._user_mask(batch, positive, len(v)),
-            dtype=self.dtype,
-        )
-        return StepResult(value, len(q), {"columns": float(len(v))})
+            hidden = events(batch, encoded)
+            q = events.queries(hidden.flatten(0, 1).index_select(0, batch.position), batch.head, self._asked(batch))
+            columns = self.contrast.columns(batch)
+            v = self._vectors(encoded, columns.rows)
+            own = None if columns.own is None else self._vectors(encoded, columns.own[0])
+        value = self.contrast.loss(q, v, own, columns, batch, self.dtype)
+        metrics = {"columns": float(len(v))}
+        if batch.dropped is not None:
+            metrics["dropped"] = float(batch.dropped.sum()) / max(1, len(q))  # its mean weighs a batch by its targets
+        value = value + self._own_items(metrics) + self._auxiliary(hidden, batch, metrics)
+        return StepResult(value, len(q), metrics)
 
-    def _columns(self, batch: EventBatch, encoded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Vectors [U, D] of the loss columns, each row's positive column, and the columns' hashes."""
+    def _asked(self, batch: EventBatch) -> dict[str, Tensor]:
+        """What the queries are told of their targets' outcomes."""
+        return hide_wanted(batch.wanted, self.loss.condition_dropout) if self.model.events.config.condition else {}
+
+    def _own_items(self, metrics: dict[str, float]) -> Tensor | float:
+        """The item encoder's own loss, weighted; its value goes to `metrics`."""
+        if self.self_supervision is None:
+            return 0.0
+        events, cast = self.model.events, self.dtype != torch.float32
+        with torch.autocast(self.catalogue.device.type, self.dtype, enabled=cast):
+            value, _ = self.self_supervision.loss(lambda *item: events.vectors(events.items(*item)))
+        metrics["self_supervision"] = float(value.detach())
+        return self.loss.self_supervision.weight * value
+
+    def _auxiliary(self, hidden: Tensor, batch: EventBatch, metrics: dict[str, float]) -> Tensor | float:
+        """The weighted auxiliary losses; their values go to `metrics`."""
+        auxiliary = self.model.auxiliary
+        if auxiliary is None:
+            return 0.0
+        terms = auxiliary(hidden, batch, self.dtype)
+        metrics |= {f"auxiliary.{name}": float(term.detach()) for name, term in terms.items()}
+        return auxiliary.weighted(terms)
+
+    def _vectors(self, encoded: Tensor, rows: Tensor | None) -> Tensor:
+        """Vectors [U, D] of encoded items, or of the catalogue where no rows are told; gradients stop at `detach`."""
         events, detach = self.model.events, self.loss.detach
-        if self.loss.columns == "catalogue":
-            features, content = item_columns(self.prepared.items, self.catalogue.numpy())
-            encoded = events.items(self.catalogue, features, content)
-            hashes = self.catalogue
-            positive = torch.searchsorted(hashes.sort().values, batch.items[batch.target])
-            positive = hashes.argsort()[positive]
+        if rows is None:
+            encoded = events.items(self.catalogue, *item_columns(self.prepared.items, self.catalogue.numpy()))
         else:
-            wanted, positive = batch.target.unique(return_inverse=True)
-            encoded, hashes = encoded.index_select(0, wanted), batch.items[wanted]
+            encoded = encoded.index_select(0, rows)
         v = events.vectors(encoded.detach() if detach == "table" else encoded)
-        return (v.detach() if detach == "all" else v), positive, hashes
-
-    def _offset(self, hashes: Tensor, positive: Tensor) -> Tensor | None:
-        """What is added to negatives' logits, [U]."""
-        if self.loss.columns == "catalogue":
-            return None
-        if self.loss.multiplicity:
-            return multiplicity_offset(positive, len(hashes))
-        if not self.loss.correction:
-            return None
-        self.model.frequency.update(hashes)
-        return -self.model.frequency.log_probability(hashes)
-
-    def _user_mask(self, batch: EventBatch, positive: Tensor, n_columns: int) -> Mask:
-        if self.loss.mask_user == "none":
-            return None
-        sequence = batch.position // (batch.item.shape[1] + 1)
-        mask = torch.zeros(len(batch.length), n_columns, dtype=torch.bool)
-        mask[sequence, positive] = True
-        return mask, sequence
+        return v.detach() if detach == "all" else v
 
     def recgpt(self) -> RecGPT:
         """The model as callers hold it (in eval mode)."""

@@ -23,6 +23,7 @@ def recommend_answer(
     exclude_seen: bool = True,
     candidates: Sequence[int | str] | None = None,
     index: ItemIndex | None = None,
+    want: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The k best items for a state; see `RecGPT.recommend`. Of all items through `index`, if there is one.
 
@@ -31,9 +32,9 @@ def recommend_answer(
         the run has titles; `model` is the event model's fingerprint.
     """
     if index is None or candidates is not None:
-        best = model.recommend(state, k, exclude_seen, candidates)
+        best = model.recommend(state, k, exclude_seen, candidates, want)
     else:
-        best = recommend_with_index(model, index, state, k, exclude_seen)
+        best = recommend_with_index(model, index, state, k, exclude_seen, want)
     titles = _titles(model, [item for item, _ in best])
     items = [{"item": item, "score": score, **title} for (item, score), title in zip(best, titles, strict=True)]
     return {"items": items, "state": state_fields(state, source), "model": model.fingerprint}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +23,11 @@ from recgpt.data.events import Events
 from recgpt.data.hashing import hash_ids
 from recgpt.data.items import ItemTable
 from recgpt.data.schema import DataSchema
-from recgpt.data.table import read_events, read_features, read_profile
+from recgpt.data.table import read_events, read_features, read_profile, read_want
 from recgpt.errors import ConfigError
 from recgpt.files import atomic_write_bytes, write_json
 from recgpt.model import EventModel, ModelConfig
+from recgpt.nn.attention import runnable
 from recgpt.state import StateBuilder, UserState
 
 BLOCK = 4096
@@ -139,8 +141,11 @@ class RecGPT:
         except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
             detail = " ".join(str(error).split())
             raise ConfigError(f"{folder}: not a whole model ({detail}); copy or train it again") from error
-        model = EventModel(saved.model, saved.schema_)
+        known = tensors.get("items.id.known")  # a table of its own row per item brings its list
         try:
+            here = saved.model.model_copy(update={"attention": runnable(saved.model.attention)})
+            model = EventModel(here, saved.schema_, None if known is None else known.numpy())
+            model.config = saved.model  # what it was trained with belongs to its fingerprint
             model.load_state_dict(tensors)
         except RuntimeError as error:  # names or shapes
             detail = " ".join(str(error).split())[:300]
@@ -255,12 +260,38 @@ class RecGPT:
 
     # -- retrieval -----------------------------------------------------------------------------------------------------
 
+    def query(self, state: UserState, want: Mapping[str, Any] | None = None) -> Tensor:
+        """The unit vector that items are compared with, float32 [D]: the state's embedding, or one towards outcomes.
+
+        Args:
+            state: of this model.
+            want: outcomes that the item should have, by the log's names (`{"like": 1}`); the others may be any.
+
+        Raises:
+            RecGPTError: the state is another model's.
+            ConfigError: the model was trained without `model.condition`, or `want` names no outcome of the log or a
+                value that it cannot have.
+        """
+        self.builder.check(state)
+        if not want:
+            return state.embedding
+        if not self.config.condition:
+            raise ConfigError(
+                "want: this model cannot be asked for outcomes; leave it out, or set model.condition: true and train"
+            )
+        read = read_want(want, self.schema)
+        known = {name: torch.tensor([float(value)]) for name, value in read.items() if not math.isnan(value)}
+        hidden = state.hidden[-1] if len(state.hidden) else state.first
+        with torch.no_grad():
+            return self.model.queries(hidden[None], wanted=known)[0]
+
     def recommend(
         self,
         state: UserState,
         k: int,
         exclude_seen: bool = True,
         candidates: Sequence[int | str] | None = None,
+        want: Mapping[str, Any] | None = None,
     ) -> list[Recommendation]:
         """The k best items for a state, best first (fewer when there are not as many candidates).
 
@@ -270,13 +301,15 @@ class RecGPT:
             exclude_seen: leave out every item of the user's events, also beyond the window (unless `seen_cut`).
             candidates: the ids to choose from; default every item of the run. One given twice counts once; one of
                 which nothing is known (no training event, no content, no feature) scores 0.
+            want: outcomes that the items should have; see `query`.
 
         Raises:
             RecGPTError: the state is another model's.
+            ConfigError: `k` below 1, or see `query`.
         """
         if k < 1:
             raise ConfigError(f"k: {k}; ask for at least 1 item")
-        self.builder.check(state)
+        query = self.query(state, want)
         if candidates is None:
             vectors, hashes = self.catalogue, self.items.hash
         else:
@@ -285,7 +318,7 @@ class RecGPT:
             once = np.sort(np.unique(hashes, return_index=True)[1])
             hashes, chosen = hashes[once], [given[row] for row in once]
             vectors = self.item_vectors(chosen)
-        scores = vectors @ state.embedding
+        scores = vectors @ query
         if exclude_seen:
             scores = scores.masked_fill(torch.from_numpy(np.isin(hashes, state.seen)), -torch.inf)
         best = torch.argsort(scores, descending=True, stable=True)[:k]

@@ -126,9 +126,10 @@ VERBS = (
     ),
     Verb(
         "data check",
-        "a lint of a log: types, ties, copies, suspected leaks",
-        "Read the log of CONFIG and tell what looks wrong with it. Writes nothing.",
-        ("data check my.yaml", "data check my.yaml --json"),
+        "a lint of a log: types, ties, copies, suspected leaks, confused ids",
+        "Read the log of CONFIG and tell what looks wrong with it, and how many items model.id would\n"
+        "confuse, here and among 10^6 to 10^9. Writes nothing.",
+        ("data check my.yaml", "data check my.yaml model.id.kind=qr --json"),
         config_arguments,
         _data_check,
         _show_check,

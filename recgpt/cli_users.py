@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recgpt import cli_output as output
-from recgpt.cli_verb import Verb, positive, run_argument
+from recgpt.cli_verb import Verb, positive, read_words, run_argument
 
 
 def _user_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +29,21 @@ def _recommend_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="search the index of an export of this run (recgpt export RUN --out DIR --index) instead of all items",
     )
+    parser.add_argument(
+        "--want",
+        action="append",
+        default=[],
+        metavar="outcome=value",
+        help="an outcome that the items should have, such as like=1 (may be given several times; the others may be "
+        "any). Needs a run that was trained with model.condition: true",
+    )
 
 
 def _recommend(arguments: argparse.Namespace) -> dict[str, Any]:
     from recgpt.recommend import recommend_user
 
-    return recommend_user(arguments.folder, arguments.user, arguments.k, index=arguments.index)
+    want = read_words(arguments.want, "--want", "like=1")
+    return recommend_user(arguments.folder, arguments.user, arguments.k, index=arguments.index, want=want)
 
 
 def _rank_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,13 +62,13 @@ def _rank_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _rank(arguments: argparse.Namespace) -> dict[str, Any]:
-    from recgpt.recommend import rank_user, read_context_words, read_items_file
+    from recgpt.recommend import rank_user, read_items_file
 
     if arguments.items is None:
         items = read_items_file(arguments.items_file)
     else:
         items = [word.strip() for word in arguments.items.split(",") if word.strip()]
-    return rank_user(arguments.folder, arguments.user, items, read_context_words(arguments.context))
+    return rank_user(arguments.folder, arguments.user, items, read_words(arguments.context))
 
 
 def _serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +107,11 @@ VERBS = (
         "recommend",
         "the best items for one user of the log",
         "The k best items that the user has not met, best first, with their scores (cosines).",
-        ("recommend runs/ml-1m --user 42 -k 10", "recommend runs/log --user -5 --json"),
+        (
+            "recommend runs/ml-1m --user 42 -k 10",
+            "recommend runs/log --user -5 --json",
+            "recommend runs/log --user 42 --want like=1",
+        ),
         _recommend_arguments,
         _recommend,
         output.show_recommendations,

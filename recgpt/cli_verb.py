@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,3 +50,24 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
 def run_argument(parser: argparse.ArgumentParser) -> None:
     """RUN."""
     parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder (runs/NAME)")
+
+
+def read_words(words: Sequence[str], flag: str = "--context", example: str = "device=phone") -> dict[str, Any]:
+    """`key=value` words as a mapping, values read as YAML.
+
+    Raises:
+        ConfigError: a word without a key, or a value that is no scalar; it names the flag and gives the example.
+    """
+    from recgpt.config import parse_yaml  # not at once: `recgpt --help` needs no pydantic
+    from recgpt.errors import ConfigError
+
+    values = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not key or not equals:
+            raise ConfigError(f"{flag}: {word!r}; write key=value, for example {example}")
+        value = parse_yaml(text, f"{flag} {word}")
+        if isinstance(value, list | dict):
+            raise ConfigError(f"{flag}: {word!r} is no single value; write key=value, for example {example}")
+        values[key] = value
+    return values

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -280,7 +281,12 @@ class ItemIndex:
 
 
 def recommend_with_index(
-    model: RecGPT, index: ItemIndex, state: UserState, k: int, exclude_seen: bool = True
+    model: RecGPT,
+    index: ItemIndex,
+    state: UserState,
+    k: int,
+    exclude_seen: bool = True,
+    want: Mapping[str, Any] | None = None,
 ) -> list[Recommendation]:
     """`RecGPT.recommend` over all items through an index.
 
@@ -293,14 +299,15 @@ def recommend_with_index(
         state: of this model.
         k: how many.
         exclude_seen: leave out every item of the user's events, also beyond the window (unless `seen_cut`).
+        want: outcomes that the items should have; see `RecGPT.query`.
 
     Raises:
         RecGPTError: the state is another model's.
+        ConfigError: `k` below 1, or see `RecGPT.query`.
     """
     if k < 1:
         raise ConfigError(f"k: {k}; ask for at least 1 item")
-    model.builder.check(state)
-    rows, scores = index.search(state.embedding, k, state.seen if exclude_seen else None)
+    rows, scores = index.search(model.query(state, want), k, state.seen if exclude_seen else None)
     return [
         Recommendation(model.items.id(row), score) for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
     ]

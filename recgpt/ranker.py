@@ -70,10 +70,18 @@ class RankingModel(nn.Module):
         events: the event model.
         network: the ranking network.
         frozen: leave the event model as it is: no gradient, no dropout.
+
+    Raises:
+        ConfigError: the event model's hidden vectors change when events follow.
     """
 
     def __init__(self, events: EventModel, network: RankingNetwork, frozen: bool = False) -> None:
         super().__init__()
+        if not events.config.incremental:
+            raise ConfigError(
+                "model.positions: reverse and model.causal: false change older hidden vectors with every event, and "
+                "ranking reads prefixes of one pass; pretrain with other positions and causal: true"
+            )
         self.events, self.network, self.frozen = events, network, frozen
         if frozen:
             events.requires_grad_(False)

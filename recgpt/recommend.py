@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from recgpt.answers import rank_answer, recommend_answer
-from recgpt.config import parse_yaml
 from recgpt.data.hashing import hash_ids
 from recgpt.errors import ConfigError
 from recgpt.index import ItemIndex
@@ -15,7 +14,13 @@ from recgpt.runs import TrainedRun
 from recgpt.state import UserState
 
 
-def recommend_user(run: str | Path, user: str, k: int, index: str | Path | None = None) -> dict[str, Any]:
+def recommend_user(
+    run: str | Path,
+    user: str,
+    k: int,
+    index: str | Path | None = None,
+    want: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """The k best unseen items for a user after all the events of the log.
 
     Args:
@@ -23,16 +28,18 @@ def recommend_user(run: str | Path, user: str, k: int, index: str | Path | None 
         user: the id as it stands in the log.
         k: how many items.
         index: the folder of an export with an index of this run's items; by default all items are scored.
+        want: outcomes that the items should have; see `RecGPT.query`.
 
     Returns:
         See `recgpt.answers.recommend_answer`.
 
     Raises:
-        ConfigError: the log has no such user, or the index is another model's or damaged.
+        ConfigError: the log has no such user, the index is another model's or damaged, or the model cannot be asked for
+            such outcomes.
     """
     trained = TrainedRun.open(run)
     opened = None if index is None else ItemIndex.open(index, trained.model)
-    return recommend_answer(trained.model, _state(trained, user), "rebuild", k, index=opened)
+    return recommend_answer(trained.model, _state(trained, user), "rebuild", k, index=opened, want=want)
 
 
 def rank_user(
@@ -60,24 +67,6 @@ def rank_user(
     rows = ranker.recgpt.items.rows(hash_ids(list(items)))
     ids = [ranker.recgpt.items.id(int(row)) if row >= 0 else item for row, item in zip(rows, items, strict=True)]
     return rank_answer(ranker, _state(trained, user), "rebuild", ids, context)
-
-
-def read_context_words(words: Sequence[str]) -> dict[str, Any]:
-    """`key=value` words as a mapping, values read as YAML.
-
-    Raises:
-        ConfigError: a word without a key, or a value that is no scalar.
-    """
-    context = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not key or not equals:
-            raise ConfigError(f"--context: {word!r}; write key=value, for example device=phone")
-        value = parse_yaml(text, f"--context {word}")
-        if isinstance(value, list | dict):
-            raise ConfigError(f"--context: {word!r} is no single value; write key=value, for example device=phone")
-        context[key] = value
-    return context
 
 
 def read_items_file(path: str | Path) -> list[str]:

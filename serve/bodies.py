@@ -182,6 +182,8 @@ class RecommendBody(UserBody):
     """Leave out every item of the user's events."""
     candidates: Annotated[list[Id] | None, FailFast()] = None
     """The ids to choose from; absent: every item of the run."""
+    want: Values = {}
+    """Outcomes that the items should have, by the log's column names; needs a run with `model.condition: true`."""
 
 
 class RankBody(UserBody):

@@ -72,8 +72,13 @@ class Service:
                 "k", f"{asked.k if asked.k < 10**30 else 'too much'}; one request may ask for {self.settings.max_k:,}"
             )
         self._context(asked)
+        want = read_values(asked.want, self.schema.outcomes, "want")
+        if want and not self.model.config.condition:
+            refuse("want", "this run cannot be asked for outcomes; leave it out, or train with model.condition: true")
         state, source = self._state(asked)
-        return answers.recommend_answer(self.model, state, source, asked.k, asked.exclude_seen, asked.candidates)
+        return answers.recommend_answer(
+            self.model, state, source, asked.k, asked.exclude_seen, asked.candidates, want=want
+        )
 
     def rank(self, body: dict[str, Any]) -> dict[str, Any]:
         """POST /v1/rank."""

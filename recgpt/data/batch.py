@@ -17,6 +17,7 @@ from torch import Tensor
 
 from recgpt.data.events import NO_TIME, Events
 from recgpt.data.items import ItemTable
+from recgpt.data.negatives import Drawn
 from recgpt.data.targets import Chosen
 
 UNKNOWN_GAP = 0
@@ -45,6 +46,8 @@ class EventBatch:
         negative: int64 [M] rows of `items` that were drawn as negatives, or None.
         time: int64 [B, T] microseconds since 1970 UTC, or `NO_TIME`.
         masked: bool [B, T], events whose item is hidden from the model, or None.
+        dropped: int64 [B], positions of each window that the rule of the targets found none for, or None.
+        skip: int64 [B], events of each window before this one are predicted by an earlier window; None = 0.
     """
 
     items: Tensor
@@ -63,6 +66,8 @@ class EventBatch:
     negative: Tensor | None = None
     time: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
     masked: Tensor | None = None
+    dropped: Tensor | None = None
+    skip: Tensor | None = None
 
 
 def tensor(array: NDArray) -> Tensor:
@@ -123,7 +128,7 @@ def collate(
     items: ItemTable,
     targets: Sequence[Chosen] = (),
     width: int | None = None,
-    negatives: NDArray[np.int64] | None = None,
+    negatives: Drawn | None = None,
 ) -> EventBatch:
     """Build a batch.
 
@@ -132,10 +137,10 @@ def collate(
         items: where static features and content vectors come from.
         targets: what each sequence is to predict.
         width: T; default the longest window.
-        negatives: int64 [M], hashes of items drawn as negatives.
+        negatives: items drawn as negatives.
     """
     width = max(1, *(len(window) for window in windows)) if width is None else width
-    drawn = np.zeros(0, np.int64) if negatives is None else negatives
+    drawn = np.zeros(0, np.int64) if negatives is None else negatives.hashes
     hashes = [window.item for window in windows] + [chosen.item for chosen in targets] + [drawn]
     distinct, inverse = np.unique(np.concatenate(hashes), return_inverse=True)
     if len(distinct) == 0:
@@ -160,7 +165,7 @@ def collate(
         content=content,
         profile=profile_columns(windows),
         target=torch.from_numpy(wanted),
-        negative=None if negatives is None else torch.from_numpy(inverse[len(inverse) - len(drawn) :]),
+        negative=None if negatives is None else tensor(inverse[len(inverse) - len(drawn) :][negatives.rows]),
         time=pad([window.time for window in windows], width, NO_TIME),
         **_target_columns(targets, width),
     )
@@ -180,6 +185,8 @@ def _target_columns(targets: Sequence[Chosen], width: int) -> dict[str, Any]:
             for name in targets[0].outcomes
         },
         "masked": pad(masked, width, False) if masked else None,
+        "skip": torch.tensor([chosen.skip for chosen in targets]),
+        "dropped": torch.tensor([chosen.dropped for chosen in targets]) if any(c.dropped for c in targets) else None,
     }
 
 

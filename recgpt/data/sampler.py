@@ -6,21 +6,20 @@ every event is predicted once, from exactly the events that a state at its n rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recgpt.data.batch import EventBatch, collate
 from recgpt.data.events import Events, profile_rows
+from recgpt.data.negatives import Negatives
 from recgpt.data.prepared import Prepared
 from recgpt.data.targets import NextItem, Targets
 from recgpt.data.window import WindowConfig
 
 COUNT_BLOCK = 1 << 20
-Negatives = Callable[[np.random.Generator, NDArray[np.int64]], NDArray[np.int64]]
-"""Draws negatives: (the batch's generator, hashes int64 [N] of its targets) -> hashes int64 [M]."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,11 @@ class Windows:
         return len(self.first)
 
 
-def training_windows(prepared: Prepared, window: WindowConfig, every: bool = False) -> Windows:
-    """All training windows that hold a target (or, with `every`, any event to predict), in user order."""
+def training_windows(prepared: Prepared, window: WindowConfig, every: bool = False, reach: int = 0) -> Windows:
+    """All training windows with a target (or, with `every`, any event) to predict, in user order.
+
+    It lies at most `reach` events after the one that follows the window.
+    """
     users = prepared.users
     last = users.train_end - 1  # the last event to predict is at position train_end - 1, from the events before it
     count = np.where(last >= 0, window.start(np.maximum(last, 0)) // window.S + 1, 0)
@@ -56,7 +58,8 @@ def training_windows(prepared: Prepared, window: WindowConfig, every: bool = Fal
     first = users.offset[user] + start
     if every:
         return Windows(user, first, length, skip)
-    keep = count_targets(prepared, first + skip, first + length + 1) > 0
+    stop = np.minimum(first + length + 1 + reach, users.offset[user] + users.train_end[user])
+    keep = count_targets(prepared, first + skip, stop) > 0
     return Windows(user[keep], first[keep], length[keep], skip[keep])
 
 
@@ -92,7 +95,7 @@ class TrainingBatches:
         share: this process, and how many share the windows.
         every: keep windows of events that are no target of the log.
         targets: what positions predict; default the next item.
-        negatives: draws hashes of negatives for the targets of a batch.
+        negatives: draws what the targets of a batch are compared with.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class TrainingBatches:
         self.rank, self.world = share
         self.targets = targets or NextItem(every)
         self.negatives = negatives
-        self.windows = training_windows(prepared, window, every)
+        self.windows = training_windows(prepared, window, every, self.targets.reach)
         self.widths = padded_widths(self.windows.length, window.length)
         self._order: tuple[int, list[NDArray[np.int64]]] | None = None
 
@@ -148,10 +151,11 @@ class TrainingBatches:
         for row, profile in zip(rows, profiles, strict=True):
             events, length = self._events(row)
             inputs.append(events[:length].with_profile(profile))
-            targets.append(self.targets.choose(events, length, int(self.windows.skip[row]), rng))
+            skip = int(self.windows.skip[row])
+            targets.append(replace(self.targets.choose(events, length, skip, rng), skip=skip))
         negatives = None
         if self.negatives is not None:
-            negatives = self.negatives(rng, np.concatenate([chosen.item for chosen in targets]))
+            negatives = self.negatives(rng, inputs, targets)
         return collate(inputs, self.prepared.items, targets, int(self.widths[rows].max()), negatives)
 
     def _events(self, row: int) -> tuple[Events, int]:

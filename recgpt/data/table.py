@@ -100,6 +100,15 @@ def read_profile(profile: Mapping[str, Any] | None, schema: DataSchema) -> dict[
     return _scalars(profile or {}, schema.profile, "profile")
 
 
+def read_want(want: Mapping[str, Any], schema: DataSchema) -> dict[str, int | float]:
+    """The outcomes that a recommended item is to have, by the log's names; what is absent or None may be any (NaN).
+
+    Raises:
+        ConfigError: a name that is no outcome of the log, or a value that its kind does not allow.
+    """
+    return _scalars(want, schema.outcomes, "want")
+
+
 def read_context(context: Mapping[str, Any] | None, schema: DataSchema) -> tuple[dict[str, int | float], int]:
     """What is known of one request, by the log's names, and its time in microseconds (or `NO_TIME`).
 

@@ -163,7 +163,7 @@ def test_outputs_start_at_the_training_part_s_rates(
 
 def test_from_another_shape_is_one_clear_line(go: Run, pretrained: Path, tmp_path: Path) -> None:
     for model, named in (
-        ({"dim": 8}, "begin differs"),
+        ({"dim": 8}, "items.id.table.weight differs"),
         ({"layers": 2}, "transformer.blocks.1."),
         ({"id": {"rows": 9}}, "items.id"),
     ):
@@ -177,10 +177,10 @@ def test_from_another_shape_is_one_clear_line(go: Run, pretrained: Path, tmp_pat
 def test_from_other_columns_is_one_clear_line(pretrained: Path, tmp_path: Path) -> None:
     log = random_log([5, 8, 4])
     sections: list[tuple[dict[str, Any], str]] = [
-        ({"context": {"device": {"kind": "categorical"}}}, "context.volume"),
-        ({"users": None}, "profile."),
+        ({"context": {"device": {"kind": "categorical"}}}, "encoder.context.volume"),
+        ({"users": None}, "encoder.profile."),
         ({"items": None}, "items.features.brand"),
-        ({"outcomes": {name: {"kind": "binary"} for name in ("click", "like", "shown")}}, "outcomes.shown"),
+        ({"outcomes": {name: {"kind": "binary"} for name in ("click", "like", "shown")}}, "encoder.outcomes.shown"),
     ]
     for number, (changes, named) in enumerate(sections):
         values = settings(write(tmp_path / str(number), log, **changes), run={"dir": str(tmp_path / "run")})

@@ -40,7 +40,7 @@ SCENARIOS = [
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A config with all that draws or remembers: dropout, id dropout, logQ, the best weights kept."""
+    """A config with all that draws or remembers: dropouts, logQ, look-aheads, items' views, the best weights kept."""
     folder = tmp_path_factory.mktemp("log")
     data = write_log(folder, LENGTHS)
     vectors = np.random.default_rng(1).normal(size=(N_ITEMS, 4)).tolist()
@@ -54,9 +54,15 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "dropout": 0.2,
             "id_dropout": 0.3,
             "id": {"rows": 97},
+            "look_ahead": [0, 3],
+            "condition": True,
             "window": {"length": 16, "stride": 8, "chunk": 4},
         },
-        "loss": {"correction": True, "estimate_slots": 128},
+        "loss": {
+            "correction": "inclusion",
+            "estimate_slots": 128,
+            "self_supervision": {"weight": 0.1, "n_items": 16},
+        },
         "optim": {"lr": 0.01, "warmup_steps": 3, "batch_tokens": 96},
         "run": {
             "steps": STEPS,
@@ -227,7 +233,7 @@ def test_from_starts_with_the_weights_of_another_run(pretrain: Command) -> None:
     assert f"run.start_from: {first} there, None here" in line
 
 
-@pytest.mark.parametrize(("word", "named"), [("model.dim=8", "begin"), ("model.layers=1", "transformer.blocks.1.")])
+@pytest.mark.parametrize(("word", "named"), [("model.dim=8", "items.id."), ("model.layers=1", "transformer.blocks.1.")])
 def test_from_another_shape_is_refused(pretrain: Command, word: str, named: str) -> None:
     assert pretrain("first", "run.steps=1", "run.select=last")[0] == 0
     code, line = pretrain("second", "run.steps=1", word, "--from", str(pretrain.folder / "first"))

@@ -22,6 +22,7 @@ from recgpt.data.batch import EventBatch
 from recgpt.data.prepare import prepare
 from recgpt.errors import ConfigError
 from recgpt.evaluation import evaluate, model_scorer, rank_users
+from recgpt.losses.frequency import FrequencyEstimate
 from recgpt.model import EventModel
 from recgpt.stages import load_stage
 from tests.recgpt.builders import N_ITEMS, write_log
@@ -135,9 +136,8 @@ def test_the_catalogue_as_columns_is_plain_cross_entropy(data: dict[str, Any]) -
         assert made.step(batch).metrics == {"columns": float(len(hashes))}
 
 
-@pytest.mark.parametrize("correction", [True, False])
-def test_multiplicity_is_the_plain_in_batch_form(data: dict[str, Any], correction: bool) -> None:
-    made = task(data, multiplicity=True, correction=correction)
+def test_multiplicity_is_the_plain_in_batch_form(data: dict[str, Any]) -> None:
+    made = task(data, multiplicity=True)
     batch = max(batches(made), key=lambda batch: len(batch.position))
     target = target_hashes(batch)
     n = len(target)
@@ -155,7 +155,7 @@ def distinct_logits(made: PretrainTask, batch: EventBatch) -> tuple[Tensor, Tens
 
 
 def test_without_correction_every_distinct_item_counts_once(data: dict[str, Any]) -> None:
-    made = task(data, correction=False)
+    made = task(data, correction="none")
     batch = next(batches(made))
     logits, label = distinct_logits(made, batch)
     assert_same_loss(made, batch, F.cross_entropy(logits, label))
@@ -181,9 +181,63 @@ def test_the_correction_lifts_what_batches_rarely_hold(data: dict[str, Any]) -> 
     assert max(max(np.diff([0, *steps])) for steps in seen.values()) > 1
 
 
+@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize("columns", ["uniform", "popularity"])
+def test_drawn_columns_are_the_sampled_softmax(data: dict[str, Any], columns: str, per_row: bool) -> None:
+    """Each row's target beside the draws of other items, by the vectors of single items."""
+    made = task(data, columns=columns, n_negatives=9, per_row=per_row, correction="none", mask_user="items")
+    batch = max(batches(made), key=lambda batch: len(batch.position))
+    assert batch.negative is not None
+    hashes, vectors = catalogue(made)
+    label = (target_hashes(batch)[:, None] == hashes).long().argmax(1)
+    drawn = (batch.items[batch.negative][:, None] == hashes).long().argmax(1)
+    assert len(drawn) == 9 * (len(label) if per_row else 1)
+    scores = queries(made, batch) @ vectors.t() / TEMPERATURE
+    sequence = batch.position // (batch.item.shape[1] + 1)
+    losses = []
+    for row, own in enumerate(label.tolist()):
+        if per_row:
+            negatives = drawn.view(-1, 9)[row].tolist()
+            window = batch.items[batch.item[sequence[row], : batch.length[sequence[row]]]].tolist()
+            assert not set(window) & set(hashes[negatives].tolist())
+        else:
+            negatives = drawn.tolist()
+        removed = set(label[sequence == sequence[row]].tolist())
+        logits = scores[row, [own, *(each for each in negatives if each not in removed)]]
+        losses.append(logits.logsumexp(0) - logits[0])
+    assert_same_loss(made, batch, torch.stack(losses).mean())
+
+
+@pytest.mark.parametrize("estimate", ["exact", "count_min"])
+@pytest.mark.parametrize("columns", ["batch", "mixed"])
+def test_counts_of_targets_train(data: dict[str, Any], estimate: str, columns: str) -> None:
+    """The exact estimate knows the log's counts before the first batch, the sketch has them after the whole log."""
+    made = task(data, columns=columns, n_negatives=9, correction="renormalised", estimate=estimate)
+    losses = [made.step(batch).loss for batch in batches(made)]
+    assert all(loss.isfinite() for loss in losses)
+    assert any(weight.abs().max() > 0 for weight in gradients(made, losses[0]).values())
+    items = made.prepared.items
+    trained = items.n_train_events > 0
+    share = items.n_train_events[trained] / items.n_train_events.sum()
+    frequency = made.model.frequency
+    assert not isinstance(frequency, FrequencyEstimate)
+    np.testing.assert_allclose(frequency.log_draw(made.catalogue).exp().numpy(), share, rtol=1e-5)
+    assert any(name.startswith("frequency.") for name in made.model.state_dict()) == (estimate == "count_min")
+
+
+@pytest.mark.parametrize("kind", ["bce", "gbce", "bpr", "hinge"])
+def test_other_objectives_train_on_the_batch_s_columns(data: dict[str, Any], kind: str) -> None:
+    made = task(data, kind=kind)
+    batch = next(batches(made))
+    before = made.step(batch)
+    for parameter, gradient in zip(made.model.parameters(), gradients(made, before.loss).values(), strict=True):
+        parameter.data -= 0.01 * gradient
+    assert made.step(batch).loss.item() < before.loss.item()
+
+
 @pytest.mark.parametrize("columns", ["batch", "catalogue"])
 def test_mask_user_removes_the_other_targets_of_the_sequence(data: dict[str, Any], columns: str) -> None:
-    made = task(data, correction=False, mask_user="items", columns=columns)
+    made = task(data, correction="none", mask_user="items", columns=columns)
     batch = max(batches(made), key=lambda batch: len(batch.position))
     assert len(batch.length) > 1
     if columns == "batch":
@@ -221,7 +275,7 @@ def both_sides(made: PretrainTask, batch: EventBatch, items_from: PretrainTask) 
 @pytest.mark.parametrize("detach", ["none", "table", "all"])
 def test_where_gradients_stop(data: dict[str, Any], detach: str) -> None:
     """A copy of the model on the item side tells apart what reaches a weight from there and from the inputs."""
-    made = task(data, correction=False, detach=detach)
+    made = task(data, correction="none", detach=detach)
     batch = next(batches(made))
     copied = copy.deepcopy(made)
     plain = both_sides(made, batch, copied)
@@ -264,7 +318,7 @@ def test_the_frequency_estimate_is_part_of_the_model_s_state(data: dict[str, Any
 
 
 def test_without_correction_nothing_is_counted(data: dict[str, Any]) -> None:
-    made = task(data, correction=False)
+    made = task(data, correction="none")
     made.step(next(batches(made)))
     assert made.model.state_dict()["frequency.step"].item() == 0
 
@@ -275,7 +329,7 @@ def test_a_dumped_batch_holds_every_tensor(data: dict[str, Any], tmp_path: Path)
     made.dump_batch(batch, tmp_path / "batch.safetensors")
     read = load_file(tmp_path / "batch.safetensors")
     inputs = {"items", "item", "length", "gap", "time", "outcomes.click", "content"}
-    assert read.keys() == inputs | {"position", "target", "head", "wanted.click"}
+    assert read.keys() == inputs | {"position", "target", "head", "skip", "wanted.click"}
     assert torch.equal(read["item"], batch.item)
     torch.testing.assert_close(read["outcomes.click"], batch.outcomes["click"], equal_nan=True)
 

@@ -64,7 +64,7 @@ def recgpt(seed: int = 0, untrained: int = 0, log: DataSchema | None = None, **c
     log = schema() if log is None else log
     small = {"dim": 16, "layers": 2, "heads": 2, "id": {"rows": 97}, "window": {"length": 16, "stride": 8, "chunk": 4}}
     torch.manual_seed(seed)
-    model = EventModel(ModelConfig.model_validate(small | changes), log)
+    model = EventModel(ModelConfig.model_validate(small | changes), log, items(untrained=untrained).trained)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)

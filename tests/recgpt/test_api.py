@@ -9,7 +9,7 @@ import torch
 
 from recgpt.api import RecGPT
 from recgpt.errors import ConfigError, RecGPTError
-from tests.recgpt.builders import columns, cut, recgpt
+from tests.recgpt.builders import columns, cut, recgpt, schema
 
 
 def test_recommend_equals_sorting_all_scores() -> None:
@@ -50,6 +50,71 @@ def test_recommend_among_candidates() -> None:
     assert [r.item for r in equal] == list("hgfedcba")  # in the order given
     with pytest.raises(ConfigError, match="k: 0"):
         model.recommend(state, 0)
+
+
+def test_a_query_may_ask_for_outcomes() -> None:
+    model = recgpt(condition=True)
+    for log in (columns(20), columns(0)):
+        state = model.encode(log)
+        hidden = state.hidden[-1] if len(state.hidden) else state.first
+        wanted = {"click": torch.ones(1), "seconds": torch.tensor([30.0])}
+        with torch.no_grad():
+            expected = model.model.queries(hidden[None], wanted=wanted)[0]
+        asked = model.query(state, {"click": True, "seconds": 30})
+        torch.testing.assert_close(asked, expected)
+        assert not torch.allclose(asked, state.embedding, atol=0.05)
+        assert not torch.allclose(asked, model.query(state, {"click": 0, "seconds": 30}), atol=0.05)
+        for nothing in (None, {}, {"click": None}):
+            assert torch.equal(model.query(state, nothing), state.embedding)
+        scores = (model.item_vectors(list(range(40))) @ asked).tolist()
+        found = model.recommend(state, 5, exclude_seen=False, want={"click": 1, "seconds": 30.0})
+        assert [r.item for r in found] == sorted(range(40), key=lambda i: -scores[i])[:5]
+        among = model.recommend(state, 5, False, [r.item for r in found], want={"click": 1, "seconds": 30.0})
+        assert [r.item for r in among] == [r.item for r in found]
+
+
+def test_outcomes_that_cannot_be_asked_for() -> None:
+    model = recgpt(condition=True)
+    state = model.encode(columns(5))
+    for want, message in (
+        ({"clik": 1}, "want.clik: this model reads no such value; did you mean 'click'?"),
+        ({"device": "phone"}, "want.device: this model reads no such value; it reads click, seconds"),
+        ({"click": 2}, "want.click: 2 .*is not 0 or 1"),
+        ({"seconds": -1.0}, "want.seconds: -1.0 .*negative watch time"),
+        ({"seconds": "long"}, "want.seconds: type string is no number"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            model.recommend(state, 5, want=want)
+    plain = recgpt()
+    with pytest.raises(ConfigError, match="want: .*set model.condition: true"):
+        plain.recommend(plain.encode(columns(5)), 5, want={"click": 1})
+    with pytest.raises(RecGPTError, match="made by model"):
+        model.query(plain.encode(columns(5)), {"click": 1})
+    with pytest.raises(ConfigError, match="model.condition: the log has no outcome to ask for"):
+        recgpt(log=schema(outcomes={}), condition=True)
+    with pytest.raises(ConfigError, match="model.condition: true needs model.causal: true"):
+        recgpt(condition=True, causal=False)
+
+
+@pytest.mark.parametrize("value", [[], [1], [0, 0], [0, 5, 3], [5, 0]])
+def test_look_aheads_rise_from_the_next_item(value: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"look_ahead[\s\S]*does not rise from 0; write for example \[0, 5, 12\]"):
+        recgpt(look_ahead=value)
+
+
+def test_recommendations_are_of_the_first_look_ahead() -> None:
+    model = recgpt(look_ahead=[0, 4])
+    log = columns(9)
+    before = model.encode(log).embedding
+    with torch.no_grad():
+        for ahead in model.model.query.ahead:
+            ahead.weight += 1
+    assert torch.equal(recgpt_of(model).encode(log).embedding, before)
+
+
+def recgpt_of(model: RecGPT) -> RecGPT:
+    """The model as it is now, without what it remembers of its weights."""
+    return RecGPT(model.model, model.items)
 
 
 def test_item_vectors_are_unit_and_in_order() -> None:

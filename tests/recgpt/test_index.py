@@ -55,6 +55,15 @@ def exhaustive(vectors: NDArray, query: NDArray, k: int, hidden: set[int]) -> tu
     return rows, [scores[row] for row in rows]
 
 
+def test_the_index_answers_queries_that_ask_for_outcomes(tmp_path: Path) -> None:
+    model = recgpt(condition=True)
+    index = ItemIndex.open(written(tmp_path, model), model)
+    state = model.encode(columns(9))
+    found = recommend_with_index(model, index, state, 5, want={"click": 1})
+    assert [item for item, _ in found] == [item for item, _ in model.recommend(state, 5, want={"click": 1})]
+    assert found != recommend_with_index(model, index, state, 5)
+
+
 def assert_same_up_to_rounding(model: RecGPT, index: ItemIndex, state: UserState, k: int, exclude: bool) -> None:
     """What `recommend` answers, its float32 scores aside: items may change places within 1e-6."""
     plain, found = model.recommend(state, k, exclude), recommend_with_index(model, index, state, k, exclude)

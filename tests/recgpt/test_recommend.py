@@ -10,10 +10,11 @@ import pytest
 
 from recgpt.answers import rank_answer, recommend_answer
 from recgpt.cli import main
+from recgpt.cli_verb import read_words
 from recgpt.errors import ConfigError
 from recgpt.ranker import Ranker, ScoreConfig
 from recgpt.ranking.network import HeadsConfig, RankingNetwork
-from recgpt.recommend import rank_user, read_context_words, read_items_file, recommend_user
+from recgpt.recommend import rank_user, read_items_file, recommend_user
 from recgpt.stages import load_stage
 from tests.recgpt.builders import write_log
 
@@ -94,6 +95,30 @@ def test_wrong_arguments(
     assert captured.err.count("\n") == 1
 
 
+def test_wanted_outcomes_on_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from recgpt.api import RecGPT
+
+    data = write_log(tmp_path / "log", [3, 30, 8])
+    values = {"data": data, "model": SMALL | {"condition": True}, "run": {"steps": 2, "dir": str(tmp_path / "b")}}
+    load_stage("pretrain")(values)
+    capsys.readouterr()
+    model = RecGPT.from_pretrained(tmp_path / "b")
+    state = model.encode(events_of(tmp_path / "b", "user 1"))
+    expected = recommend_answer(model, state, "rebuild", 4, want={"click": 1})
+    assert expected != recommend_answer(model, state, "rebuild", 4)
+    asked = ["recommend", str(tmp_path / "b"), "--user", "user 1", "-k", "4", "--json"]
+    assert main([*asked, "--want", "click=1"]) == 0
+    assert json.loads(capsys.readouterr().out) == expected
+    for words, message in (
+        (["--want", "click"], "--want: 'click'; write key=value, for example like=1"),
+        (["--want", "clik=1"], "want.clik: this model reads no such value; did you mean 'click'?"),
+    ):
+        assert main([*asked, *words]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["recommend", str(run), "--user", "user 1", "--want", "click=1"]) == 2
+    assert "want: this model cannot be asked for outcomes" in capsys.readouterr().err
+
+
 def test_context_words_are_read_as_yaml() -> None:
     words = [
         "device=phone",
@@ -105,7 +130,7 @@ def test_context_words_are_read_as_yaml() -> None:
         "equation=a=b",
         "date=2022-04-28",
     ]
-    assert read_context_words(words) == {
+    assert read_words(words) == {
         "device": "phone", "hour": 7, "share": 0.5, "night": True, "none": None, "text": "7", "equation": "a=b",
         "date": "2022-04-28",
     }  # fmt: skip

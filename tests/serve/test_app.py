@@ -184,6 +184,9 @@ def test_hostile_bodies_are_refused(client: httpx.Client, path: str, body: bytes
         ("recommend", {"history": [{"item": 1}]}, "history[0].time"),
         ("recommend", {"history": [], "profile": {"age": "old"}}, "profile.age"),
         ("recommend", {"history": [], "profile": []}, "profile"),
+        ("recommend", {"user": 1, "want": {"clik": 1}}, "want.clik"),
+        ("recommend", {"user": 1, "want": {"click": 2}}, "want.click"),
+        ("recommend", {"user": 1, "want": {"click": 1}}, "want"),
         ("rank", {"user": 1}, "items"),
         ("rank", {"user": 1, "items": [1, 2.5]}, "items[1]"),
         ("rank", {"user": 1, "items": [1], "k": 1}, "k"),
@@ -278,7 +281,7 @@ def test_health_readiness_and_docs(client: httpx.Client, ranker: Ranker) -> None
     for name in set(text.split('"#/components/schemas/')[1:]):
         assert name.partition('"')[0] in schemas
     assert set(schemas["RecommendBody"]["properties"]) == {
-        "user", "history", "profile", "context", "k", "exclude_seen", "candidates",
+        "user", "history", "profile", "context", "k", "exclude_seen", "candidates", "want",
     }  # fmt: skip
     assert schemas["PostedEvent"]["required"] == ["item", "user"]
     assert set(described["paths"]) == {
