@@ -203,6 +203,61 @@ def _show_quickstart_ranking(summary: Mapping[str, Any]) -> None:
     print(served.get("skipped") or f"served the same over HTTP in {served['milliseconds']} ms")
 
 
+def show_inspection(found: Mapping[str, Any]) -> None:
+    """Tables, vectors, collisions and norms, then what each head of the attention looks at."""
+    _print_table(
+        ("table", "rows", "reached", "width", "information abundance", "untrained", "effective rank"),
+        [_table_row(table) for table in found["tables"]],
+    )
+    _print_table(
+        ("vectors", "n", "width", "information abundance", "effective rank", "length"),
+        [
+            (name, of["n"], of["width"], of["information_abundance"], of["effective_rank"], of["length"])
+            for name, of in found["vectors"].items()
+        ],
+    )
+    load = found["collisions"]
+    if load is not None:
+        of = f"{load['addresses']} out of {load['slots']:,} addresses"
+        print(f"ids: {load['kind']}; {load['items']:,} items, each of {of}")
+        chance = load["chance"] or {}
+        names = ("in_use", "sharing", "confused_items", "confused_pairs")
+        rows = [(name.replace("_", " "), load["here"][name], chance.get(name)) for name in names]
+        _print_table(("", "here", "expected of chance"), rows)
+    for name, of in found["norms"].items():
+        middle = [part["median"] for part in of["deciles"]]
+        print(f"length of {name} by popularity: Spearman {_text(of['spearman'])}; medians {_text(middle)}")
+    if found["attention"] is not None:
+        _show_attention(found["attention"])
+
+
+def _table_row(table: Mapping[str, Any]) -> tuple[Any, ...]:
+    spectrum, start = table.get("spectrum", {}), table.get("start", {})
+    abundance, untrained = (of.get("information_abundance") for of in (spectrum, start))
+    own = (table["name"], table["rows"], table["reached"], table["width"])
+    return *own, abundance, untrained, spectrum.get("effective_rank")
+
+
+def _show_attention(found: Mapping[str, Any]) -> None:
+    """A line a head, and one for a head that looks at everything alike."""
+    heads = [
+        (f"layer {i}, head {j}", head) for i, layer in enumerate(found["layers"], 1) for j, head in enumerate(layer, 1)
+    ]
+    rows = [
+        (
+            name,
+            head["first_token"],
+            head["distance"][0],
+            head["distance"][1],
+            head["mean_distance"],
+            head["effective_positions"],
+        )
+        for name, head in [*heads, ("even", found["even"])]
+    ]
+    columns = ("attention", "first token", "itself", "the event before", "mean distance", "effective positions")
+    _print_table(columns, rows)
+
+
 def show_recommendations(result: Mapping[str, Any]) -> None:
     """A table of the items, best first, then what they were computed from."""
     items = result["items"]

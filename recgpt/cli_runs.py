@@ -1,4 +1,4 @@
-"""The verbs that make a run or read one whole: pretrain, evaluate, compare, export, report."""
+"""The verbs that make a run or read one whole: pretrain, evaluate, compare, export, report, inspect."""
 
 from __future__ import annotations
 
@@ -151,6 +151,12 @@ def _report(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"report": str(path), "bytes": path.stat().st_size}
 
 
+def _inspect(arguments: argparse.Namespace) -> dict[str, Any]:
+    from recgpt.inspection import inspect
+
+    return inspect(arguments.folder)
+
+
 VERBS = (
     Verb(
         "pretrain",
@@ -227,5 +233,17 @@ VERBS = (
         run_argument,
         _report,
         output.show_fields,
+    ),
+    Verb(
+        "inspect",
+        "what a run's weights look like inside",
+        "Write RUN/inspect.json: of every embedding table the rows in use, the singular values and how\n"
+        "many directions they make (information abundance, beside an untrained table); items that\n"
+        "share ids' rows; attention by distance and by time; lengths of items' vectors against\n"
+        "popularity. `recgpt report` draws it.",
+        ("inspect runs/ml-1m", "inspect runs/clicks --json"),
+        run_argument,
+        _inspect,
+        output.show_inspection,
     ),
 )

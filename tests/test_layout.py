@@ -48,6 +48,7 @@ HEAVY = {
     "pandas",
     "polars",
     "pyspark",
+    "sentence_transformers",
     "uvicorn",
     "wandb",
     "xformers",
@@ -256,6 +257,7 @@ def test_every_dependency_is_imported_and_every_import_declared() -> None:
         "ibis-framework": "ibis",
         "faiss-cpu": "faiss",
         "prometheus-client": "prometheus_client",
+        "sentence-transformers": "sentence_transformers",
     }
 
     def declared(requirements: list[str]) -> set[str]:

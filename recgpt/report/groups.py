@@ -31,7 +31,7 @@ class Group:
     @property
     def label(self) -> str:
         """The range, short."""
-        low, high = _short(self.low), _short(self.high)
+        low, high = short(self.low), short(self.high)
         return low if low == high else f"{low}\N{EN DASH}{high}"
 
     @property
@@ -40,7 +40,7 @@ class Group:
         return int(self.rows.sum())
 
 
-def _short(value: int) -> str:
+def short(value: int) -> str:
     """Five letters at most, below a billion: a tick label."""
     for size, unit in ((10**6, "M"), (10**3, "k")):
         if value >= size:
@@ -101,7 +101,7 @@ def group_figure(
     for place, (key, (value, low, high)) in enumerate(values.items()):
         offset = (place - (len(values) - 1) / 2) * 0.22
         lines.append(Line(key.look, np.arange(len(groups)) + offset, value, low, high, dots=True))
-    ticks = [(place, f"{group.label}\nn {_short(group.n)}") for place, group in enumerate(groups)]
+    ticks = [(place, f"{group.label}\nn {short(group.n)}") for place, group in enumerate(groups)]
     svg = draw(name, f"{title}. {reading}", Axes(by, y_zero=y_zero, ticks=ticks), lines)
     return Figure(title, svg, reading, tuple(replace(key, dots=True) for key in values))
 

@@ -15,6 +15,7 @@ from recgpt.config import read_config
 from recgpt.errors import ConfigError
 from recgpt.eval_files import Split, users_file
 from recgpt.evaluation import split_users
+from recgpt.inspection.run import open_ranker
 from recgpt.retrieval import RECOMMENDERS
 from recgpt.runs import TrainedRun
 from recgpt.train.log import METRICS, read_records
@@ -154,21 +155,3 @@ class Material:
         names = [name for name in table.column_names if name not in ("user", "position")]
         ranks = {name: table[name].to_numpy() for name in names}
         return Ranks(split, saved, rows, history, users.offset[rows] + position, ranks)
-
-
-def open_ranker(run: Path) -> Any:
-    """The ranking heads of a fine-tuned run, None for a pretrained one."""
-    from recgpt.ranker import Ranker, is_ranker
-
-    return Ranker.from_pretrained(run) if is_ranker(run) else None
-
-
-def spread(n: int, most: int, together: int = 1) -> NDArray[np.int64]:
-    """At most about `most` of n places, evenly spread, in groups of `together` neighbours; all where n is no more.
-
-    The same n gives the same places: a report of the same files is the same.
-    """
-    if n <= most:
-        return np.arange(n)
-    starts = np.linspace(0, n - together, max(1, most // together)).astype(np.int64)
-    return np.unique((starts[:, None] + np.arange(together)).ravel())

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recgpt.eval_files import Split, impressions_file
+from recgpt.inspection.sample import spread
 from recgpt.outcome_metrics import METRICS, calibration, measure
 from recgpt.report.blocks import (
     MINUS,
@@ -30,7 +31,7 @@ from recgpt.report.blocks import (
 )
 from recgpt.report.charts import Axes, Line, draw
 from recgpt.report.groups import Bounds, cut, group_figure
-from recgpt.report.material import PARTS, Material, spread
+from recgpt.report.material import PARTS, Material
 
 SMALL_RATE = 0.1
 """Below it calibration is drawn on logarithmic axes."""

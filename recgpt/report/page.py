@@ -11,6 +11,7 @@ from pathlib import Path
 
 from recgpt.errors import RecGPTError
 from recgpt.files import atomic_write_text
+from recgpt.inspection.run import look, saved
 from recgpt.report.blocks import PERCENT, Head, Notice, Section
 from recgpt.report.geometry import geometry
 from recgpt.report.head import head
@@ -76,7 +77,10 @@ def build(material: Material, told: Told) -> tuple[Head, list[Section]]:
     told("telling of users", 0, 0)
     sections.append(stories(material, lists))
     told("drawing", 0, 0)
-    sections += [training(material), geometry(material, lists)]
+    found = saved(material.trained, material.ranker)
+    if found is None:
+        found = look(material.trained, material.ranker, lambda what: told(what, 0, 0))
+    sections += [training(material), geometry(found)]
     return head(material, impressions, ranks), sections
 
 

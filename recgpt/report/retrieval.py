@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from recgpt.inspection.sample import spread
 from recgpt.metrics import MISS, Z_95, ndcg_gain, paired_interval, recall_gain
 from recgpt.report.blocks import (
     MINUS,
@@ -28,7 +29,7 @@ from recgpt.report.blocks import (
 )
 from recgpt.report.charts import Axes, Line, draw
 from recgpt.report.groups import cut, group_figure, group_table, means
-from recgpt.report.material import PARTS, Material, Ranks, look_of, name_of, spread
+from recgpt.report.material import PARTS, Material, Ranks, look_of, name_of
 from recgpt.report.validation import SHOWN, Lists
 
 TITLE = "Finding the next item"

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from recgpt.api import RecGPT
 from recgpt.evaluation import MAX_BLOCK, SCORES_BYTES, Block, Scorer, baseline_scorers, split_users
+from recgpt.inspection.sample import spread
 from recgpt.metrics import target_ranks, top_k
-from recgpt.report.material import spread
 from recgpt.retrieval import RECOMMENDERS
 from recgpt.runs import TrainedRun, user_blocks
 
@@ -39,7 +38,6 @@ class Lists:
         all_users: users of the part; more than U where they were sampled.
         shown: int64 [I] of every system: how often an item stands among a user's first 10.
         ranks: int64 [U] of every system; 0 = the target is no candidate.
-        queries: float32 [U, D], their query vectors.
         left_out: baselines that were not counted, because the log is large.
     """
 
@@ -49,7 +47,6 @@ class Lists:
     all_users: int
     shown: dict[str, NDArray[np.int64]]
     ranks: dict[str, NDArray[np.int64]]
-    queries: NDArray[np.float32]
     left_out: tuple[str, ...]
 
     @property
@@ -81,7 +78,7 @@ def read_lists(trained: TrainedRun, told: Callable[[int, int], None]) -> Lists |
     large = int(prepared.users.train_end.sum()) > MOST_EVENTS
     scorers: Mapping[str, Scorer] = {} if large else baseline_scorers(prepared)
     counter = _Counter(prepared.items.valid_candidate)
-    model, done = _Model(trained.model), 0
+    model, done = _model_scorer(trained.model), 0
     told(0, len(rows))
     for users, histories, item_rows in user_blocks(prepared, rows, history, size):
         place = prepared.users.offset[users] + target[done : done + len(users)]
@@ -97,21 +94,13 @@ def read_lists(trained: TrainedRun, told: Callable[[int, int], None]) -> Lists |
         all_users=len(all_rows),
         shown=counter.shown,
         ranks={name: np.concatenate(ranks) for name, ranks in counter.ranks.items()},
-        queries=torch.cat(model.queries).numpy(),
         left_out=tuple(RECOMMENDERS) if large else (),
     )
 
 
-class _Model:
-    """The model as a scorer that keeps the query vectors."""
-
-    def __init__(self, model: RecGPT) -> None:
-        self.model, self.queries = model, list[torch.Tensor]()
-
-    def __call__(self, block: Block) -> NDArray[np.float32]:
-        """Scores [B, I]."""
-        self.queries.append(self.model.embed_users(block.histories))
-        return (self.queries[-1] @ self.model.catalogue.T).numpy()
+def _model_scorer(model: RecGPT) -> Scorer:
+    """The model's scores [B, I] of a block."""
+    return lambda block: (model.embed_users(block.histories) @ model.catalogue.T).numpy()
 
 
 class _Counter:

@@ -26,7 +26,7 @@ LOCK = ".lock"
 NONFINITE = "nonfinite"
 # What a run writes and `fresh` removes, config.yaml last: till then the folder is known as a run's.
 # `test_reads.jsonl` is not among them: how often the test part was looked at stays known.
-_OWN = ("latest", "checkpoints", MODEL, METRICS, "eval", "report.html", "wandb", NONFINITE, CONFIG)
+_OWN = ("latest", "checkpoints", MODEL, METRICS, "eval", "inspect.json", "report.html", "wandb", NONFINITE, CONFIG)
 
 _PLACES = ("run.dir", "data.prepared")  # folders may be moved
 RunStatus = Literal["new", "resume", "finished"]

@@ -1,66 +1,100 @@
-"""Collision load and effective rank against numbers worked out by hand, and against chance."""
+"""The section of a run's inspection: what is drawn, what is left out, whose numbers they are."""
 
 from __future__ import annotations
 
-import math
+import json
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-from recgpt.nn.embedding import hash_rows
-from recgpt.report.geometry import collision_load, effective_rank, singular_values
-
-
-def test_load_by_hand() -> None:
-    # Rows 0..5 of 8. Items 1 and 2 have the rows {1, 2} in another order: one vector. Item 3's hashes agree.
-    load = collision_load(np.array([[0, 1], [1, 2], [2, 1], [3, 3], [4, 5]]), rows=8, most=3)
-    assert (load.items, load.rows, load.hashes) == (5, 8, 2)
-    assert load.used[0] == 6
-    assert load.sharing[0] == 3  # items 0, 1, 2 meet in row 1
-    assert load.confused[0] == 1
-    # Places: 0 alone; 1 with two others (thrice); 2 with one other (twice); 3, 4, 5 alone: nine in all.
-    assert load.others == pytest.approx([4 / 9, 2 / 9, 3 / 9])
-    assert load.used[1] == pytest.approx(8 * (1 - (7 / 8) ** 10))
-    assert load.sharing[1] == pytest.approx(5 * (1 - (6 / 8) ** 8))
-    assert load.confused[1] == pytest.approx(10 * 2 / 64)
-    none, one = (7 / 8) ** 8, 8 * (1 / 8) * (7 / 8) ** 7
-    assert load.expected_others == pytest.approx([none, one, 1 - none - one])
+from recgpt.inspection import inspect
+from recgpt.inspection.run import FILE
+from recgpt.report import report
+from recgpt.report.attention import attention
+from recgpt.report.blocks import Block, Figures, Section, Table
+from recgpt.report.geometry import geometry
 
 
-def test_load_of_a_single_item_and_a_single_row() -> None:
-    alone = collision_load(np.array([[2, 5]]), rows=8)
-    assert alone.sharing == (0, 0.0)
-    assert alone.confused == (0, 0.0)
-    assert alone.expected_others == pytest.approx([1, 0, 0, 0, 0])
-    crowded = collision_load(np.zeros((4, 1), np.int64), rows=1)
-    assert crowded.used == (1, 1.0)
-    assert crowded.sharing == (4, 4.0)
-    assert crowded.confused == (6, 6.0)
-    assert crowded.expected_others == pytest.approx([0, 0, 0, 1, 0])
+@pytest.fixture(scope="module")
+def found(trained: Path) -> dict[str, Any]:
+    told = inspect(trained / "first")
+    (trained / "first" / FILE).unlink()
+    return told
 
 
-def test_uniform_hashes_load_the_table_as_expected() -> None:
-    slots = hash_rows(torch.arange(1, 3001), 2, 1000).numpy()
-    load = collision_load(slots, 1000)
-    assert load.used[0] == pytest.approx(load.used[1], abs=8)
-    assert load.sharing[0] == pytest.approx(load.sharing[1], abs=8)
-    # 8.997 pairs expected, standard deviation 3. With the order of the rows it would be half as many.
-    assert abs(load.confused[0] - load.confused[1]) < 9
-    assert load.others == pytest.approx(load.expected_others, abs=0.02)
+def titles(blocks: list[Block] | Section) -> list[str]:
+    blocks = list(blocks.blocks) if isinstance(blocks, Section) else blocks
+    return [figure.title for block in blocks if isinstance(block, Figures) for figure in block.figures]
 
 
-def test_effective_rank_by_hand() -> None:
-    assert effective_rank(np.array([1.0, 1, 1, 1])) == pytest.approx(4)
-    assert effective_rank(np.array([3.0, 0, 0])) == pytest.approx(1)
-    # Shares 1/2, 1/4, 1/4: entropy 1.5 ln 2.
-    assert effective_rank(np.array([2.0, 1, 1])) == pytest.approx(2**1.5)
-    assert effective_rank(np.zeros(3)) == 0
+def tables(section: Section) -> dict[str, Table]:
+    return {block.columns[0]: block for block in section.blocks if isinstance(block, Table)}
 
 
-def test_singular_values_equal_the_full_decomposition() -> None:
-    matrix = np.random.default_rng(0).normal(size=(70_000, 6)) @ np.diag([5, 3, 2, 1, 0.5, 0.01])
-    assert singular_values(matrix) == pytest.approx(np.linalg.svd(matrix, compute_uv=False), rel=1e-6)
-    flat = np.outer(np.arange(1.0, 5), [1.0, 2, 2])
-    assert singular_values(flat)[0] == pytest.approx(3 * math.sqrt(30))
-    assert effective_rank(singular_values(flat)) == pytest.approx(1, abs=1e-5)
+def test_every_part_is_drawn(found: dict[str, Any]) -> None:
+    drawn = titles(geometry(found))
+    for title in (
+        "Singular values of the id table",
+        "Singular values of the vectors",
+        "Other items in an item's row",
+        "Length of the vectors by popularity",
+        "Layer 1: attention by events back",
+        "Layer 2: attention by time",
+    ):
+        assert title in drawn
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_numbers_are_those_of_the_inspection(found: dict[str, Any]) -> None:
+    shown = tables(geometry(found))
+    [first, *_] = shown["table"].rows
+    own = found["tables"][0]
+    assert first[:4] == ("items.id.table", "97", str(97 - own["reached"]), "16")
+    assert first[4:6] == tuple(f"{own[part]['information_abundance']:.1f}" for part in ("spectrum", "start"))
+    loads = dict((row[0], row[1]) for row in shown["id table"].rows)
+    assert loads["items that share all their rows with another"] == str(found["collisions"]["here"]["confused_items"])
+    heads = shown["attention"].rows
+    assert [row[0] for row in heads][-2:] == ["layer 2, head 2", "all alike"]
+
+
+def test_a_report_shows_the_inspection_that_is_there(first: Path) -> None:
+    plain = report(first).read_text()
+    found = inspect(first)
+    assert report(first).read_text() == plain  # computed or read, the same
+    found["tables"][0]["reached"] = 97 - 13
+    found["collisions"]["slots"] = 123_456
+    (first / FILE).write_text(json.dumps(found))
+    assert "123,456" in report(first).read_text()
+
+
+def test_what_a_run_lacks_is_left_out(found: dict[str, Any]) -> None:
+    flat = found | {"tables": [{"name": "items.id.memory", "rows": 9, "reached": 3, "width": 1}]}
+    assert "Singular values of the id table" not in titles(geometry(flat))
+    untimed = json.loads(json.dumps(found["attention"]))
+    for head in [untimed["even"], *(head for layer in untimed["layers"] for head in layer)]:
+        head["gap"] = [head["gap"][0], *[0] * (len(head["gap"]) - 2), sum(head["gap"][1:])]
+    assert not any("by time" in title for title in titles(attention(untimed, {})))
+    assert attention(None, {}) == []
+    whole = geometry(found | {"collisions": found["collisions"] | {"chance": None}})
+    assert all(row[2] == "\N{EN DASH}" for row in tables(whole)["id table"].rows)
+    empty = geometry(found | {"items": {"all": 0, "vectors": 0}})
+    assert len(empty.blocks) == 1
+
+
+def test_many_layers_heads_and_tables_stay_readable(found: dict[str, Any]) -> None:
+    deep = found["attention"] | {"layers": [found["attention"]["layers"][0] * 4 for _ in range(9)]}
+    drawn = [title for title in titles(attention(deep, {})) if "events back" in title]
+    assert drawn == [f"Layer {i}: attention by events back" for i in (1, 4, 6, 9)]
+    blocks = attention(deep, {})
+    [figures] = [block for block in blocks if isinstance(block, Figures)]
+    assert figures.figures[0].keys[0].name == "mean of 8 heads, least to greatest"
+    many = geometry(found | {"tables": found["tables"] * 9})
+    assert tables(many)["table"].folded
+
+
+def test_learned_biases_are_drawn(found: dict[str, Any]) -> None:
+    n = len(found["attention"]["distance_from"])
+    biases = {"distance": [[[0.1] * n, [0.3] * n], [[0.2] * n]], "gap": [[[0.0] * 9]]}
+    drawn = titles(attention(found["attention"], biases))
+    assert drawn[-2:] == ["Learned bias by events back", "Learned bias by time"]
