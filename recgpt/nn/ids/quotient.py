@@ -18,7 +18,7 @@ def quotient_remainder(ids: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
 
 
 class QuotientRemainderEmbedding(IdEmbedding):
-    """E_q[x div m] and E_r[x mod m], multiplied, added or put side by side (Shi et al. 2020, section 3).
+    """E_q[x div m] and E_r[x mod m], multiplied, added or put side by side (Shi et al. 2020).
 
     The paper numbers the ids 0, 1, ..., so that no two share both rows. A 64-bit hash has no such number: it is mixed
     and *folded*, x = hash mod (Q m), where Q and m are the rows of the two tables. Ids whose hashes fold to the
@@ -26,7 +26,7 @@ class QuotientRemainderEmbedding(IdEmbedding):
     allows. Rows are combined item by item, before anything pools items.
 
     `mult`: the quotient's factor starts as a vector does, the remainder's near 1. With two alike factors about zero the
-    product's gradient vanishes where either is small (NDCG .062 against .072 after 5 epochs of a simulated log).
+    product's gradient vanishes where either is small (NDCG@10 .062 against .072, 5 epochs of a small simulated log).
     """
 
     def __init__(

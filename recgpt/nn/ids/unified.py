@@ -63,7 +63,7 @@ class UnifiedFeature(nn.Module):
 
 
 class UnifiedEmbedding(IdEmbedding):
-    """One table for ids and all categorical features (feature multiplexing: Coleman et al. 2023, section 4).
+    """One table for ids and all categorical features (feature multiplexing: Coleman et al. 2023).
 
     e_f(v) = W_f [T[h_f1(v)], ..., T[h_ft(v)]]: lookups are concatenated, each feature has hash functions and a linear
     map of its own, so what two features share they can tell apart. The table does not grow with the features. Two

@@ -66,7 +66,7 @@ def test_qr_combines_the_rows_of_the_folded_hash(combine: str) -> None:
 def test_qr_starts_on_both_sides_of_zero(combine: str, std: float) -> None:
     """A product of two positive factors would start with one sign and a mean of .25."""
     qr = make("qr", dim=16, combine=combine)
-    tables = [qr.quotients.weight, qr.remainders.weight - (combine == "mult")]
+    tables = [qr.quotients.weight, qr.remainders.weight - float(combine == "mult")]
     for table, spread in zip(tables, (std, 0.1 if combine == "mult" else std), strict=True):
         assert abs((table > 0).float().mean() - 0.5) < 0.03
         assert table.std().item() == pytest.approx(spread, rel=0.05)
