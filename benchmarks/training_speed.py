@@ -45,7 +45,7 @@ def ours(log: Path, seconds: float, threads: int) -> float:
             }
         )
         prepared = prepare(config.data, progress=False)
-        task = PretrainTask(config, prepared, EventModel(config.model, prepared.schema))
+        task = PretrainTask(config, prepared, EventModel(config.model, prepared.schema, prepared.items.trained))
         optimizer = build_optimizer(task.model, config.optim)
         task.model.train()
         events, steps, started, epoch = 0, 0, time.perf_counter(), 0

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from recgpt.config import Section
 from recgpt.data.events import NO_TIME
 
+_START = 0.02
+"""Positions start smaller than what they are added to. At 1 / sqrt(D) (HSTU's) they drown the items for some epochs."""
 N_TIME_BUCKETS = 129
 """Time-gap buckets 0 .. 128, as in HSTU; a gap of a year is in bucket 57."""
 
@@ -59,7 +61,7 @@ class LearnedPositions(nn.Module):
     def __init__(self, dim: int, length: int) -> None:
         super().__init__()
         self.table = nn.Embedding(length, dim)
-        nn.init.normal_(self.table.weight, std=dim**-0.5)
+        nn.init.normal_(self.table.weight, std=_START)
 
     def forward(self, x: Tensor, start: int, real: Tensor | None) -> Tensor:
         """Add the vectors of slots start .. start + T - 1 to x [B, T, D], padding or not."""
@@ -80,7 +82,7 @@ class ReversePositions(nn.Module):
     def __init__(self, dim: int, length: int) -> None:
         super().__init__()
         self.table = nn.Embedding(length, dim)
-        nn.init.normal_(self.table.weight, std=dim**-0.5)
+        nn.init.normal_(self.table.weight, std=_START)
 
     def forward(self, x: Tensor, start: int, real: Tensor | None) -> Tensor:
         """Add to x [B, T, D] the vectors of each position's number of later real ones.
@@ -173,8 +175,8 @@ class RelativeBias(nn.Module):
 
     def __init__(self, config: BiasConfig, heads: int, length: int) -> None:
         super().__init__()
-        self.distance = nn.Parameter(torch.randn(heads, 2 * length - 1) * 0.02) if config.distance else None
-        self.time = nn.Parameter(torch.randn(heads, N_TIME_BUCKETS) * 0.02) if config.time else None
+        self.distance = nn.Parameter(torch.randn(heads, 2 * length - 1) * _START) if config.distance else None
+        self.time = nn.Parameter(torch.randn(heads, N_TIME_BUCKETS) * _START) if config.time else None
         if config.distance:
             self.register_buffer("index", distance_index(length), persistent=False)
 

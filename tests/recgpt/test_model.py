@@ -134,7 +134,7 @@ def test_a_masked_loss_learns() -> None:
         optimiser.zero_grad()
         loss()[0].backward()
         optimiser.step()
-    assert before < 0.3
+    assert before < 0.6
     assert np.mean([loss()[1] for _ in range(4)]) > 0.9
 
 
