@@ -4,6 +4,12 @@ From the log every event of the chosen items is removed but for those that are a
 trained with content vectors, with the cascade beside them, and without content; recall is told of targets without a
 training event (cold) and of the others (warm), beside popularity and the plain cosine with the contents of the user's
 last items. All items of the log are ranked, what the user has seen is removed.
+
+2026-11-22, one run each, recall@10 / @50. `simulator run.epochs=6` (617 cold targets, 984 items): content .361/.621
+cold and .532/.760 warm, with the cascade .292/.575 and .538/.758, content-free 0/0 and .561/.776, cosine .237/.439 and
+.241/.476. `beauty run.epochs=20` (2,311 cold targets, 11,692 items): content .005/.060 cold and .091/.185 warm, cosine
+.055/.122 and .050/.114. So on Beauty the learned content path ranks new items far below those it knows by id; with 30 %
+of the ids hidden (12 epochs) it did too: .002/.042 cold, .073/.158 warm.
 """
 
 from __future__ import annotations
