@@ -2,8 +2,9 @@
 
 From the log every event of the chosen items is removed but for those that are a user's test target. The same model is
 trained with content vectors, with the cascade beside them, and without content; recall is told of targets without a
-training event (cold) and of the others (warm), beside popularity and the plain cosine with the contents of the user's
-last items. All items of the log are ranked, what the user has seen is removed.
+training event (cold), of the same ones with the cold items as the only candidates (among_cold), and of the others
+(warm), beside popularity and the plain cosine with the contents of the user's last items. All items of the log are
+ranked, what the user has seen is removed.
 
 2026-11-22, one run each, recall@10 / @50. `simulator run.epochs=6` (617 cold targets, 984 items): content .361/.621
 cold and .532/.760 warm, with the cascade .292/.575 and .538/.758, content-free 0/0 and .561/.776, cosine .237/.439 and
@@ -30,6 +31,8 @@ from numpy.typing import NDArray
 KS = (10, 50)
 DECAY = 0.8  # of the cosine baseline: an item of age a counts DECAY^a
 CASCADE = {"bins": [4, 8, 20]}
+AMONG = "among cold: "
+PARTS = ("cold", "among_cold", "warm")
 VARIANTS = ("content", "cascade", "content-free")
 BEAUTY = {"id": "item", "text": ["text_id", "attributes"]}
 
@@ -94,15 +97,29 @@ def measure(
         if trained.prepared.items.embedding is not None and "cosine" not in result["systems"]:
             scorers["popularity"] = baseline_scorers(trained.prepared)["popularity"]
             scorers["cosine"] = cosine_scorer(trained.prepared.items.embedding)
-        rankings, protocol = rank_users(trained.prepared, "test", scorers, KS)
-        target = np.concatenate([block.target for block in blocks(trained.prepared, "test")])
         untrained = trained.prepared.items.n_train_events == 0
+        among = {f"{AMONG}{system}": among_scorer(scorer, untrained) for system, scorer in scorers.items()}
+        rankings, protocol = rank_users(trained.prepared, "test", scorers | among, KS)
+        target = np.concatenate([block.target for block in blocks(trained.prepared, "test")])
         result |= {"items": trained.prepared.n_items, "cold_items": int(untrained.sum())}
         result["candidates"] = protocol["candidates"]
         result["targets"] = {"cold": int(untrained[target].sum()), "warm": int((~untrained[target]).sum())}
-        for system, ranking in rankings.items():
-            result["systems"][system] = recalls(ranking.rank(), untrained[target])
+        for system in scorers:
+            found = recalls(rankings[system].rank(), untrained[target])
+            new = recalls(rankings[AMONG + system].rank(), untrained[target])
+            result["systems"][system] = found | {"among_cold": new["cold"]} if "cold" in new else found
     return result
+
+
+def among_scorer(scorer: Any, untrained: NDArray[np.bool_]) -> Any:
+    """The same scores with the cold items, bool [I], as the only candidates."""
+
+    def score(block: Any) -> NDArray[np.float32]:
+        scores = scorer(block)
+        scores[:, ~untrained] = -np.inf
+        return scores
+
+    return score
 
 
 def cosine_scorer(content: NDArray[np.float32]) -> Any:
@@ -143,10 +160,10 @@ LOGS = {"simulator": simulator, "beauty": beauty}
 
 def table(result: Mapping[str, Any]) -> str:
     """The recalls as lines of text."""
-    lines = [f"{'':14}" + "".join(f"{part + ' recall@' + str(k):>18}" for part in ("cold", "warm") for k in KS)]
+    lines = [f"{'recall@k':14}" + "".join(f"{part + ' @' + str(k):>16}" for part in PARTS for k in KS)]
     for name, parts in result["systems"].items():
-        cells = [parts.get(part, {}).get(f"recall@{k}") for part in ("cold", "warm") for k in KS]
-        lines.append(f"{name:14}" + "".join(f"{'-' if cell is None else format(cell, '.4f'):>18}" for cell in cells))
+        cells = [parts.get(part, {}).get(f"recall@{k}") for part in PARTS for k in KS]
+        lines.append(f"{name:14}" + "".join(f"{'-' if cell is None else format(cell, '.4f'):>16}" for cell in cells))
     return "\n".join(lines)
 
 

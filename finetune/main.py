@@ -144,6 +144,8 @@ def build(
                 "data.split"
             )
     network.start_at({name: rate for name, rate in rates.items() if rate is not None})
-    if start is not None:
+    if start is None:
+        model.items.fit(items)
+    else:
         load_weights(model, start.model, str(config.run.start_from))
     return model, items, network

@@ -39,7 +39,7 @@ class Recommendation(NamedTuple):
 
     Attributes:
         item: the id as it stands in the log.
-        score: cosine of the user's query and the item's vector, in [-1, 1].
+        score: cosine of the user's query and the item's vector, in [-1, 1]; with `model.score: dot` their dot product.
     """
 
     item: int | str
@@ -63,10 +63,16 @@ class RecGPT:
     Args:
         model: the event model; it is put into eval mode (float32).
         items: the run's candidate list.
+        told: the `model` and `schema` sections of the `config.json` that it was loaded from, as they stand there;
+            default: every value of the model's own.
     """
 
-    def __init__(self, model: EventModel, items: ItemTable) -> None:
+    def __init__(self, model: EventModel, items: ItemTable, told: Mapping[str, Any] | None = None) -> None:
         self.model, self.items = model.eval(), items
+        self._told = told or {
+            "model": model.config.model_dump(mode="json"),
+            "schema": model.schema.model_dump(mode="json"),
+        }
 
     @property
     def config(self) -> ModelConfig:
@@ -84,9 +90,8 @@ class RecGPT:
         return self._digest()
 
     def _digest(self) -> str:
-        # Without defaults, so that a setting of a later version leaves the models of earlier ones what they are.
-        digest = hashlib.sha256(self.config.model_dump_json(exclude_defaults=True).encode())
-        digest.update(self.schema.model_dump_json(exclude_defaults=True).encode())
+        # Of the sections as they were written: a later version's new settings and defaults leave a model what it is.
+        digest = hashlib.sha256(json.dumps(self._told, sort_keys=True).encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
@@ -119,8 +124,7 @@ class RecGPT:
         items = io.BytesIO()
         self.items.write(items)
         atomic_write_bytes(folder / "items.parquet", items.getvalue())
-        saved = _Saved(format=FORMAT, fingerprint=self._digest(), model=self.config, schema_=self.schema)
-        write_json(folder / "config.json", saved.model_dump(mode="json", by_alias=True))
+        write_json(folder / "config.json", {"format": FORMAT, "fingerprint": self._digest(), **self._told})
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> RecGPT:
@@ -135,7 +139,7 @@ class RecGPT:
             if not (folder / name).is_file():
                 raise ConfigError(f"{folder / name}: not there, so {path} is no finished run; finish its training")
         try:
-            saved = _read_saved(folder / "config.json")
+            saved, told = _read_saved(folder / "config.json")
             tensors = safetensors.torch.load_file(folder / "model.safetensors")
             items = ItemTable.read(folder / "items.parquet")
         except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
@@ -145,15 +149,15 @@ class RecGPT:
         try:
             here = saved.model.model_copy(update={"attention": runnable(saved.model.attention)})
             model = EventModel(here, saved.schema_, None if known is None else known.numpy())
-            model.config = saved.model  # what it was trained with belongs to its fingerprint
+            model.config = saved.model  # as it was trained
             model.load_state_dict(tensors)
-        except RuntimeError as error:  # names or shapes
+        except (RuntimeError, ConfigError) as error:  # names or shapes, or no list of items for `full`
             detail = " ".join(str(error).split())[:300]
             raise ConfigError(
                 f"{folder / 'model.safetensors'}: the weights belong to another config.json ({detail}); copy or train "
                 f"the model again"
             ) from error
-        loaded = cls(model, items)
+        loaded = cls(model, items, told)
         if loaded.fingerprint != saved.fingerprint:
             raise ConfigError(
                 f"{folder}: its files make model {loaded.fingerprint}, its config.json is of {saved.fingerprint}; they "
@@ -225,7 +229,7 @@ class RecGPT:
 
     @torch.no_grad()
     def item_vectors(self, ids: Sequence[int | str], features: Any = None) -> Tensor:
-        """Unit vectors of items, float32 [C, D].
+        """Vectors of items, float32 [C, D], of length 1 (unless `model.score: dot`).
 
         Items that training saw use their id; others are scored by their content and features alone (zeros where there
         is neither).
@@ -261,7 +265,7 @@ class RecGPT:
     # -- retrieval -----------------------------------------------------------------------------------------------------
 
     def query(self, state: UserState, want: Mapping[str, Any] | None = None) -> Tensor:
-        """The unit vector that items are compared with, float32 [D]: the state's embedding, or one towards outcomes.
+        """The vector that items are compared with, float32 [D]: the state's embedding, or one towards outcomes.
 
         Args:
             state: of this model.
@@ -327,7 +331,8 @@ class RecGPT:
         return [Recommendation(item, float(scores[row])) for item, row in zip(items, kept, strict=True)]
 
 
-def _read_saved(path: Path) -> _Saved:
+def _read_saved(path: Path) -> tuple[_Saved, dict[str, Any]]:
+    """A model folder's config, and its sections as they stand there."""
     values = json.loads(path.read_text("utf-8"))
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} holds no object")
@@ -336,4 +341,5 @@ def _read_saved(path: Path) -> _Saved:
             f"{path}: format {values.get('format')!r}, this version reads {FORMAT}; load it with the version that "
             f"wrote it, or train it again"
         )
-    return validate(_Saved, values, str(path))
+    saved = validate(_Saved, values, str(path))
+    return saved, {name: values[name] for name in ("model", "schema")}

@@ -226,7 +226,8 @@ def show_inspection(found: Mapping[str, Any]) -> None:
         _print_table(("", "here", "expected of chance"), rows)
     for name, of in found["norms"].items():
         middle = [part["median"] for part in of["deciles"]]
-        print(f"length of {name} by popularity: Spearman {_text(of['spearman'])}; medians {_text(middle)}")
+        print(f"length of {name} by popularity: Spearman {_text(of['spearman'])}")
+        print(f"  medians of the items in tenths, the least popular first: {_text(middle)}")
     if found["attention"] is not None:
         _show_attention(found["attention"])
 

@@ -106,7 +106,8 @@ VERBS = (
     Verb(
         "recommend",
         "the best items for one user of the log",
-        "The k best items that the user has not met, best first, with their scores (cosines).",
+        "The k best items that the user has not met, best first, with their scores: cosines, or dot products\n"
+        "with model.score: dot.",
         (
             "recommend runs/ml-1m --user 42 -k 10",
             "recommend runs/log --user -5 --json",

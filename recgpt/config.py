@@ -178,6 +178,9 @@ def _describe(cls: type[Section], detail: ErrorDetails) -> str:
         return f"{key}: unknown key (value {_short(value)}); {hint}"
     if detail["type"] == "missing":
         return f"{key}: missing; it has no default, so write it in the config"
+    if detail["type"] == "model_type" and key:
+        names = _known_keys(cls, parts)
+        return f"{key}: a section, not one value (got {_short(value)}); write {key}.KEY, KEY one of {', '.join(names)}"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     own = _FIELD.match(message)
     if own and isinstance(value, Mapping):  # a section's own check names the field itself

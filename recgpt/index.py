@@ -82,7 +82,7 @@ class BuiltIndex:
 def build_index(
     vectors: NDArray[np.float32], choice: IndexChoice = "auto", queries: NDArray[np.float32] | None = None
 ) -> BuiltIndex:
-    """Index unit vectors for inner products.
+    """Index vectors for inner products.
 
     Args:
         vectors: float32 [I, D].

@@ -87,7 +87,7 @@ class ModelConfig(TransformerConfig):
 
 
 class EventModel(nn.Module):
-    """Transformer over events; hidden vectors become queries, items become vectors of the same unit sphere.
+    """Transformer over events; hidden vectors become queries, items become vectors that these are compared with.
 
     Position t of a sequence has seen the first t events (position 0: none, a learned start vector).
 
@@ -207,6 +207,10 @@ class EventModel(nn.Module):
     def vectors(self, encoded: Tensor) -> Tensor:
         """V = L2norm(W_v e): [U, D] -> unit [U, D], float32 (zero for an item of which nothing is known)."""
         return self._compared(self.item(encoded))
+
+    def direction(self, x: Tensor) -> Tensor:
+        """Queries or item vectors [..., D] at length 1, whatever `model.score` is."""
+        return x if self.config.score == "cosine" else F.normalize(x, dim=-1)
 
     def _compared(self, x: Tensor) -> Tensor:
         return F.normalize(x.float(), dim=-1) if self.config.score == "cosine" else x.float()

@@ -32,7 +32,7 @@ from recgpt.ranking.behaviour import Reading
 from recgpt.ranking.network import HeadsConfig, RankingNetwork, Requests
 from recgpt.state import UserState
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, SAVED = "ranker.safetensors", "ranker.json"
 BLOCK = 64
 """Candidates that are scored at once: the attention over a long state stays in the processor's cache."""
@@ -100,8 +100,8 @@ class RankingModel(nn.Module):
             items = events.encode_items(inputs)
             hidden = events(inputs, items)
             encoded = items.index_select(0, inputs.target)
-            query = events.queries(hidden.flatten(0, 1).index_select(0, inputs.position))
-            vector = events.vectors(encoded)
+            query = events.direction(events.queries(hidden.flatten(0, 1).index_select(0, inputs.position)))
+            vector = events.direction(events.vectors(encoded))
         positions = hidden.shape[1]
         requests = Requests(
             state=inputs.position // positions,
@@ -159,19 +159,28 @@ class Ranker:
         network: the ranking network.
         heads: its sizes.
         score: the score formula.
+        told: the `heads` and `score` sections of the `ranker.json` that it was loaded from, as they stand there;
+            default: every value of both.
     """
 
-    def __init__(self, recgpt: RecGPT, network: RankingNetwork, heads: HeadsConfig, score: ScoreConfig) -> None:
+    def __init__(
+        self,
+        recgpt: RecGPT,
+        network: RankingNetwork,
+        heads: HeadsConfig,
+        score: ScoreConfig,
+        told: Mapping[str, Any] | None = None,
+    ) -> None:
         self.recgpt, self.network = recgpt, network.eval()
         self.heads, self.score = heads, score
         self.outcomes = network.outcomes
+        self._told = told or {"heads": heads.model_dump(mode="json"), "score": score.model_dump(mode="json")}
 
     @cached_property
     def fingerprint(self) -> str:
         """Hex digest of the event model, the ranking network, its sizes and the score formula."""
         digest = hashlib.sha256(self.recgpt.fingerprint.encode())
-        for part in (self.heads, self.score):
-            digest.update(part.model_dump_json(exclude_defaults=True).encode())
+        digest.update(json.dumps(self._told, sort_keys=True).encode())
         for name, value in sorted(self.network.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
@@ -191,15 +200,8 @@ class Ranker:
         self.recgpt.save_pretrained(folder)
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         atomic_write_bytes(folder / WEIGHTS, safetensors.torch.save(tensors))
-        saved = _Saved(
-            format=FORMAT,
-            fingerprint=self.fingerprint,
-            events=self.recgpt.fingerprint,
-            heads=self.heads,
-            outcomes=list(self.outcomes),
-            score=self.score,
-        )
-        write_json(folder / SAVED, saved.model_dump(mode="json"))
+        own = {"format": FORMAT, "fingerprint": self.fingerprint, "events": self.recgpt.fingerprint}
+        write_json(folder / SAVED, {**own, "outcomes": list(self.outcomes), **self._told})
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> Ranker:
@@ -226,7 +228,8 @@ class Ranker:
         except RuntimeError as error:
             detail = " ".join(str(error).split())[:300]
             raise ConfigError(f"{folder / WEIGHTS}: the weights belong to another {SAVED} ({detail})") from error
-        ranker = cls(recgpt, network, saved.heads, saved.score)
+        told = {name: values[name] for name in ("heads", "score")}
+        ranker = cls(recgpt, network, saved.heads, saved.score, told)
         if (ranker.fingerprint, recgpt.fingerprint) != (saved.fingerprint, saved.events):
             raise ConfigError(f"{folder}: its files belong to different models; copy or train it again")
         return ranker
@@ -288,9 +291,9 @@ class Ranker:
         requests = Requests(
             state=torch.zeros(count, dtype=torch.int64),
             visible=torch.full((count,), len(state.hidden) + 1),
-            query=state.embedding.expand(count, -1),
+            query=self.recgpt.model.direction(state.embedding).expand(count, -1),
             encoded=encoded,
-            vector=self.recgpt.model.vectors(encoded),
+            vector=self.recgpt.model.direction(self.recgpt.model.vectors(encoded)),
             item=batch.items,
             hour=torch.from_numpy(hours(np.full(count, moment))),
             gap=torch.from_numpy(gap_between(last, np.full(1, moment))).expand(count),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .figures import Noise, Row, noise, row
-from .plan import DEFAULT, Cell, Log, Plan, command
+from .plan import DEFAULT, Cell, Log, Plan, Question, command
 from .results import Measured
 
 PICTURE = "ablations.svg"
@@ -55,11 +55,25 @@ def page(plan: Plan, measured: dict[str, Measured]) -> str:
         if own:
             parts += [f"## {question.title}", question.text]
         for table in own:
-            parts += [f"**{plan.logs[table.log].title}**", _table(table, question.default)]
+            parts += [f"**{plan.logs[table.log].title}**", _table(table, question.default), _shares(table, question)]
         if own and question.finding:
             parts.append(question.finding)
     parts += ["## Provenance", _provenance(measured)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _shares(table: Table, question: Question) -> str:
+    """Each cell's share of the reference's metric, one line; nothing without both."""
+    whole = next((found for cell, found in table.rows if cell.name == question.reference), None)
+    if whole is None:
+        return ""
+    value = next(cell.value for cell, _ in table.rows if cell.name == question.reference)
+    shares = [
+        f"{cell.value} {100 * found.metric / whole.metric:.0f} %"
+        for cell, found in table.rows
+        if found is not None and found is not whole
+    ]
+    return f"NDCG@10 as a share of that of {value}: {'; '.join(shares)}."
 
 
 def _opening(plan: Plan) -> str:
@@ -75,7 +89,8 @@ def _opening(plan: Plan) -> str:
         "its 95 % interval t(n0 - 1) sd sqrt(1/n0 + 1/n): n0 the default's seeds, n the cell's, sd the deviation "
         'between the default\'s seeds. Where it holds 0 stands "no difference".\n'
         f"- Of {compared} comparisons {compared / 20:.1f} would stand out by chance at 95 %. The intervals tell of "
-        "seeds, not of other logs or longer training, and nothing is tuned anew for a variant."
+        "seeds, not of other logs or longer training, and nothing is tuned anew for a variant.\n"
+        "- A result stands until its cell's settings change; changed code makes none stale (`--fresh` measures anew)."
     )
 
 

@@ -47,6 +47,8 @@ class Question(Section):
     """What is varied and why, for readers."""
     default: str
     """The value of this factor in the default."""
+    reference: str | None = None
+    """A cell of this question whose NDCG@10 the others are told as shares of."""
     finding: str = ""
     """What the figures say, written after they were measured."""
 
@@ -106,6 +108,12 @@ class Plan(Section):
                 raise ValueError(f"cells: {cell.key} has no question {cell.question!r}; write it under questions")
             if not cell.set or keys.count(cell.key) > 1:
                 raise ValueError(f"cells: {cell.key} changes nothing or stands twice; a cell is one variant")
+        for name, question in self.questions.items():
+            own = [cell.name for cell in self.cells if cell.question == name]
+            if question.reference not in (None, *own):
+                raise ValueError(
+                    f"questions: {name}.reference: no cell {question.reference!r}; it has {', '.join(own)}"
+                )
         return self
 
     def all_cells(self) -> list[Cell]:

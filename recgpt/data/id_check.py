@@ -53,7 +53,8 @@ def ids_table(found: Mapping[str, Any]) -> Table:
     """The collisions as a table."""
     from rich.table import Table
 
-    title = f"ids in model.id ({found['kind']}, rows {found['rows']:,}, dim {found['dim']})"
+    rows = "a row for each id" if found["kind"] == "full" else f"rows {found['rows']:,}"
+    title = f"ids in model.id ({found['kind']}, {rows}, dim {found['dim']})"
     names = ("ids", "confused, expected", "share", "confused, found", "ids a weight", "bytes")
     table = Table(*names, title=title, title_justify="left")
     for row in [found["log"], *found["sizes"]]:

@@ -22,6 +22,11 @@ UPPER = (60, 600, 3600, 21_600, 86_400, 604_800, 2_419_200, 31_536_000)
 """Bins of time gaps end before so many seconds: a minute, ten, an hour, six, a day, a week, four weeks, a year."""
 
 
+def _most_events(model: EventModel) -> int:
+    """Events of one pass at most, a [MASK] behind them among them."""
+    return model.config.window.length + (0 if model.config.causal else 1)
+
+
 def distance_bins(length: int) -> list[int]:
     """The first distance of each bin, for windows of `length` events: 0 (the event itself), 1, 2, 3, 5, 9, 17, ..."""
     return [0, 1, *(2**k + 1 for k in range(max(0, math.ceil(math.log2(max(1, length - 1))))))]
@@ -99,7 +104,7 @@ def look_at_attention(model: EventModel, items: ItemTable, windows: Iterable[Eve
         of both), `mean_distance` (over the events alone) and `effective_positions` (the entropy's exponential); `even`
         is such a head that looks at all it may see alike. None where no user has an event.
     """
-    starts = distance_bins(model.config.window.length)
+    starts = distance_bins(_most_events(model))
     layers = [Profile() for _ in range(model.config.layers)]
     even = Profile()
     users = events = 0
@@ -169,7 +174,7 @@ def look_at_biases(model: EventModel) -> dict[str, Any]:
         bias: Any = block.bias
         if bias is not None and bias.distance is not None:
             back = bias.distance.detach()[:, : (bias.distance.shape[1] + 1) // 2].flip(1)  # by distance, from 0
-            back = back[:, : model.config.window.length]
+            back = back[:, : _most_events(model)]
             found.setdefault("distance", []).append(_bin_means(back, _distance_bin(torch.arange(back.shape[1]))))
         if bias is not None and bias.time is not None:
             least = torch.exp(0.301 * torch.arange(bias.time.shape[1]))  # seconds of each bucket

@@ -57,7 +57,8 @@ class LossConfig(Section):
     `multiplicity`, and `renormalised` with `per_row`."""
     estimate: Literal["streaming", "exact", "count_min"] = "streaming"
     """Where pi or q of a batch's targets comes from: the mean gap between batches that hold an item (pi only), counts
-    of the whole training part, or a count-min sketch of the targets so far."""
+    of the whole training part as next items (whatever the `objective` or the `horizon`), or a count-min sketch of the
+    targets so far."""
     multiplicity: bool = False
     """The plain N x N in-batch form, without correction: an item counts once for every row that it is the target of."""
     mask_id: bool = True
@@ -66,7 +67,8 @@ class LossConfig(Section):
     """`items`: the other targets of the same sequence are no negatives. `sequence`, with `multiplicity`: nor are the
     columns of the same sequence, though other sequences' columns of the same items are (Ramasamy 2023)."""
     detach: Literal["none", "table", "all"] = "none"
-    """Where the target side stops gradients: nowhere, at the tables, or at the item vector (Ramasamy 2023)."""
+    """Where the target side stops gradients: nowhere, at the tables, or at the item vector (Ramasamy 2023), whose map
+    W_v then stays as it starts."""
     estimate_slots: int = Field(default=1 << 18, ge=1)
     """Slots of the streaming estimate."""
     estimate_rate: float = Field(default=0.05, gt=0, le=1)
@@ -120,6 +122,10 @@ class LossConfig(Section):
             raise ValueError(f"multiplicity: true is the plain form; it needs correction: none, not {self.correction}")
         if not self.multiplicity and not self.mask_id:
             raise ValueError("mask_id: false needs multiplicity: true; other columns are distinct items")
+        if not self.mask_id and self.kind != "softmax":
+            raise ValueError(
+                f"mask_id: false keeps hits in the sum of a softmax; with kind: {self.kind} set it to true"
+            )
         if not self.multiplicity and self.mask_user == "sequence":
             raise ValueError("mask_user: sequence needs multiplicity: true; use items")
         if self.per_row and self.columns not in ("uniform", "popularity"):

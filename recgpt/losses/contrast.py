@@ -155,7 +155,8 @@ class Contrast:
         positive, count = columns.positive, columns.count
         if columns.drawn is not None:
             hits = (columns.drawn == positive.unsqueeze(1)).sum(1).float()
-            return Draws(None, log_q, log_q[positive], self.config.n_negatives, hits, False, positive)
+            mask = _windows(batch) if self.config.mask_user == "items" else None
+            return Draws(None, log_q, log_q[positive], self.config.n_negatives, hits, False, positive, mask)
         if count is None:
             count = positive.bincount(minlength=len(columns.hashes)).float()
         hits = torch.where(positive >= 0, count[positive], 0.0)
@@ -195,6 +196,16 @@ class Contrast:
 
 def _sequence(batch: EventBatch) -> Tensor:
     return batch.position // (batch.item.shape[1] + 1)
+
+
+def _windows(batch: EventBatch) -> tuple[Tensor, Tensor]:
+    """What each sequence holds, its inputs and its targets, bool [B, U], and each row's sequence."""
+    sequence, (B, T) = _sequence(batch), batch.item.shape
+    held = torch.zeros(B, len(batch.items), dtype=torch.bool, device=sequence.device)
+    row, place = (torch.arange(T, device=sequence.device) < batch.length[:, None]).nonzero(as_tuple=True)
+    held[row, batch.item[row, place]] = True
+    held[sequence, batch.target] = True
+    return held, sequence
 
 
 def _multiplicity(config: LossConfig, columns: Columns, batch: EventBatch) -> LogWeights:

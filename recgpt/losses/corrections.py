@@ -33,7 +33,8 @@ class Draws:
         total: draws that a row is compared with.
         hits: float32 [N], how many of them are the row's own item; where the positives are drawn too, itself included.
         own: whether a row's positive is one of the draws.
-        mask: columns that are no negatives, as in `next_item_loss`.
+        mask: columns that are no negatives, as in `next_item_loss`; with negatives of a row's own those that are never
+            drawn for it.
         positive: int64 [N], each row's column, -1 = none.
     """
 
@@ -90,11 +91,12 @@ def _naive(draws: Draws) -> LogWeights:
 def _left(draws: Draws) -> tuple[Tensor, Tensor]:
     """Log [N] of the draws left to a row without hits and masked columns, and of their probability."""
     left, lost = draws.total - draws.hits, draws.log_q_positive.exp()
-    if draws.mask is not None and draws.count is not None:
+    if draws.mask is not None:
         masked, group = draws.mask
         known = draws.positive.clamp(min=0)
         twice = masked[group, known] & (draws.positive >= 0)  # the positive's item is removed already
-        left = left - (masked.float() @ draws.count)[group] + twice * draws.count[known]
+        if draws.count is not None:
+            left = left - (masked.float() @ draws.count)[group] + twice * draws.count[known]
         lost = lost + (masked.float() @ draws.log_q.exp())[group] - twice * draws.log_q_positive.exp()
     return left.clamp(min=1).log(), (1 - lost).clamp(min=1e-6).log()
 

@@ -60,9 +60,12 @@ class FrequencyEstimate(nn.Module):
 
     @torch.no_grad()
     def log_probability(self, hashes: Tensor) -> Tensor:
-        """Log pi of item hashes, float32 [U], at most 0."""
-        slots = self._slots(hashes)
-        gap = torch.stack([self.gap[j, slot] for j, slot in enumerate(slots)]).amax(0)
+        """Log pi of item hashes, float32 [U], at most 0; an item never seen is taken for one that comes next."""
+        waited = (self.step + 1).float()  # since step 0
+        gaps = (
+            torch.where(self.seen[j, slot] > 0, self.gap[j, slot], waited) for j, slot in enumerate(self._slots(hashes))
+        )
+        gap = torch.stack(list(gaps)).amax(0)
         return -gap.clamp(min=1.0).log()
 
 

@@ -206,7 +206,7 @@ def next_item_loss(
         temperature: divides the scores.
         offset: [U] log-weights o added to negatives' logits, -log pi; default 0; or all that a correction adds.
         mask: (bool [G, U], int64 [N]): columns that are no negatives of group g, and each row's group. A row's own
-            positive is never masked.
+            positive is never masked. Not with `drawn`.
         own: ([P, D], int64 [N]): vectors of the positives, and each row's.
         drawn: int64 [N, K] each row's own negatives, rows of `v`; one of the row's positive is no negative.
         objective: what a row of scores costs.
@@ -215,6 +215,9 @@ def next_item_loss(
 
     Returns:
         A scalar; 0 (with zero gradients) when N = 0.
+
+    Raises:
+        ValueError: both `mask` and `drawn`.
     """
     if len(q) == 0:
         return (q.sum() + v.sum()) * 0.0
@@ -224,6 +227,8 @@ def next_item_loss(
     form = _Form(weights, mask, objective, chunk, dtype or q.dtype)
     scaled = q / temperature
     if drawn is not None:
+        if mask is not None:
+            raise ValueError("mask: with `drawn`, leave out what is no negative when drawing")
         return _OwnColumns.apply(scaled, v, positive, drawn, form)
     if own is not None:
         return _DrawnColumns.apply(scaled, v, own[0], own[1], positive, form)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Zero each entry with probability round(256 p) / 256 and scale the others so that the mean stays.
+    """Zero each entry with probability min(255, round(256 p)) / 256 and scale the others so that the mean stays.
 
     Draws from torch's own generator, so seeds and checkpoints of it hold.
 
@@ -17,7 +17,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
         p: in [0, 1).
         training: otherwise x comes back as it is.
     """
-    dropped = round(256 * p)
+    dropped = min(255, round(256 * p))
     if not training or dropped == 0:
         return x
     if x.is_cuda:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from recgpt.data.items import ItemTable
 from recgpt.data.schema import DataSchema
+from recgpt.errors import ConfigError
 from recgpt.nn.content import ContentConfig, ContentEmbedding
 from recgpt.nn.features import feature_modules
 from recgpt.nn.ids import IdEmbedding
@@ -23,6 +24,9 @@ class ItemEncoder(nn.Module):
         id_dropout: share of the items with content or features whose id is hidden in training.
         numeric: how numbers are embedded.
         content: what of a content vector enters besides a linear map.
+
+    Raises:
+        ConfigError: `content` asks for bins, and the items have no content vectors.
     """
 
     def __init__(
@@ -37,6 +41,12 @@ class ItemEncoder(nn.Module):
         super().__init__()
         self.id = id
         self.id_dropout = id_dropout
+        for key in ("bins", "norm_bins") if content is not None and not schema.content_dim else ():
+            if asked := getattr(content, key):
+                raise ConfigError(
+                    f"model.content.{key}: {asked}, but the items have no content vectors; name data.items.embedding, "
+                    f"vectors or text, or drop it"
+                )
         self.content = ContentEmbedding(schema.content_dim, dim, content) if schema.content_dim else None
         self.features = feature_modules(schema.features, dim, numeric, category=id.share("feature"))
 

@@ -143,7 +143,7 @@ def _bucket_bounds() -> Tensor:
 
 
 def time_buckets(time: Tensor, n_queries: int) -> Tensor:
-    """HSTU's buckets floor(ln(max(|d|, 1)) / .301) of the seconds d between the last Tq events and all Tk.
+    """HSTU's buckets floor(ln(max(|d|, 1)) / .301) of the whole seconds d between the last Tq events and all Tk.
 
     Args:
         time: int64 [B, Tk] microseconds or `NO_TIME`.

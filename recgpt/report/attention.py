@@ -73,7 +73,9 @@ def _biases(found: Found, biases: Mapping[str, Any]) -> list[Figure]:
         if layers:
             places = np.arange(len(layers[0]))
             title = f"Learned bias by {'events back' if kind == 'distance' else 'time'}"
-            reading = "What is added to the scores, mean of a layer's heads. Only differences count: 1 more is e times."
+            reading = "What is added to the scores, mean of a layer's heads."
+            if found["normalised"]:
+                reading += " Only differences count: 1 more is e times."
             lines = [Line(look, places, layer, dots="both") for look, layer in zip(LOOKS, layers, strict=False)]
             ticks = [(place, names[place]) for place in places.tolist()]
             svg = draw(f"bias-{kind}", f"{title}. {reading}", Axes(by, y_zero=False, ticks=ticks), lines)

@@ -62,6 +62,7 @@ class Axes:
     Attributes:
         x: what the x axis counts.
         x_log, y_log: logarithmic.
+        x_whole: only whole numbers stand on the x axis.
         y_zero: the y axis begins at 0.
         ticks: positions and labels of the x axis; a label may have two lines.
         diagonal: draw y = x, and both axes over one range.
@@ -71,6 +72,7 @@ class Axes:
     x: str
     x_log: bool = False
     y_log: bool = False
+    x_whole: bool = False
     y_zero: bool = True
     ticks: Sequence[tuple[float, str]] = ()
     diagonal: bool = False
@@ -171,9 +173,9 @@ def _set_axes(panel: Any, axes: Axes, lines: Sequence[Line]) -> None:
         axis.set_minor_locator(NullLocator())
         if axis is panel.xaxis and axes.ticks:
             continue
-        axis.set_major_locator(
-            FixedLocator(log_ticks(*limits)) if logarithmic else MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=4)
-        )
+        whole = axis is panel.xaxis and axes.x_whole
+        even = MaxNLocator(6, steps=[1, 2, 5, 10] if whole else [1, 2, 2.5, 5, 10], integer=whole, min_n_ticks=4)
+        axis.set_major_locator(FixedLocator(log_ticks(*limits)) if logarithmic else even)
         axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
     panel.grid(axis="y", color=_FAINT, alpha=0.45, linewidth=0.7)
     panel.set_axisbelow(True)
@@ -207,9 +209,9 @@ def tick(value: float) -> str:
 
 
 def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """1, 2, 5 times powers of ten within [low, high]; fewer where that is too many."""
+    """1 to 9 times powers of ten within [low, high]; 1, 2, 5 times or fewer where that is too many."""
     decades = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    for steps in ((1, 2, 5), (1, 3), (1,)):
+    for steps in (range(1, 10), (1, 2, 5), (1, 3), (1,)):
         ticks = np.sort(np.outer(10.0**decades, steps).ravel())
         ticks = ticks[(ticks >= low * 0.999) & (ticks <= high * 1.001)]
         if len(ticks) <= most:

@@ -59,7 +59,7 @@ def _table_spectrum(tables: list[Found]) -> list[Figure]:
         "Singular values of the id table",
         "Its rows in use; largest = 1. Falling far below the untrained line: directions that training left unused.",
     )
-    svg = draw("table-spectrum", f"{title}. {reading}", Axes("number of the value"), lines)
+    svg = draw("table-spectrum", f"{title}. {reading}", Axes("number of the value", x_whole=True), lines)
     return [Figure(title, svg, reading, tuple(keys))]
 
 
@@ -74,7 +74,7 @@ def _spectrum(spectra: Mapping[str, Found]) -> Figure:
         "Singular values of the vectors",
         "Largest = 1. A slow fall uses the whole width; a steep one leaves directions unused.",
     )
-    svg = draw("spectrum", f"{title}. {reading}", Axes("number of the value", y_log=True), lines)
+    svg = draw("spectrum", f"{title}. {reading}", Axes("number of the value", y_log=True, x_whole=True), lines)
     return Figure(title, svg, reading, tuple(keys))
 
 

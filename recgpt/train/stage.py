@@ -11,12 +11,13 @@ from recgpt.errors import ConfigError
 from recgpt.nn.ids import FullEmbedding, IdEmbedding
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from recgpt.data.prepared import Prepared
+    from recgpt.model import EventModel
     from recgpt.train.loop import TrainResult
 
 LIMITS = ("epochs", "steps", "minutes")
+READING = ("heads", "positions", "score")
+"""Settings of a model that change what it computes from weights of the same shapes."""
 
 StageConfig = TypeVar("StageConfig", bound=Section)
 
@@ -54,11 +55,12 @@ def bind(config: StageConfig, prepared: Prepared) -> StageConfig:
     return whole.model_copy(update={"data": data, "run": run})
 
 
-def load_weights(model: nn.Module, start: nn.Module, start_from: str) -> None:
+def load_weights(model: EventModel, start: EventModel, start_from: str) -> None:
     """Copy the weights of an earlier run's model; a table with a row for each item is matched by the items' hashes.
 
     Raises:
-        ConfigError: the two models have other shapes, read other columns, or find an id's rows in another way.
+        ConfigError: the two models have other shapes, read other columns, find an id's rows in another way, or would
+            compute something else from the same weights.
     """
     old, new = start.state_dict(), model.state_dict()
     for name, ours, theirs in _id_embeddings(model, start):
@@ -81,10 +83,17 @@ def load_weights(model: nn.Module, start: nn.Module, start_from: str) -> None:
                 f"run.start_from: {start_from}: model.id.{key} is {was[key]} there and {now[key]} here, so an id "
                 f"would find another one's rows; use the same model.id"
             )
+    for key in READING:
+        before, after = (getattr(each.config, key) for each in (start, model))
+        if before != after:
+            raise ConfigError(
+                f"run.start_from: {start_from}: model.{key} is {before} there and {after} here, which would read the "
+                f"same weights in another way; use the same model.{key}"
+            )
     model.load_state_dict(old)
 
 
-def _id_embeddings(model: nn.Module, start: nn.Module) -> Iterator[tuple[str, IdEmbedding, IdEmbedding]]:
+def _id_embeddings(model: EventModel, start: EventModel) -> Iterator[tuple[str, IdEmbedding, IdEmbedding]]:
     """The id embeddings that two models have under the same name."""
     others = dict(start.named_modules())
     for name, module in model.named_modules():

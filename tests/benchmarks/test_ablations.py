@@ -98,6 +98,7 @@ def test_the_page_in_the_repository_is_the_rendered_one() -> None:
         ({"cells": [{"name": "a", "log": "tiny", "question": "hot"}]}, "changes nothing"),
         ({"cells": [{"name": DEFAULT, "log": "tiny", "question": "hot", "set": ["a=1"]}]}, "stands twice"),
         ({"cells": [{"name": "a", "log": "tiny", "question": "hot", "set": ["run.seed=3"]}]}, "the runner sets it"),
+        ({"questions": {"hot": {"title": "", "text": "", "default": "", "reference": "a"}}}, "no cell 'a'; it has hot"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
@@ -228,6 +229,19 @@ def test_the_page_shows_values_differences_and_what_is_missing(tmp_path: Path) -
     assert ">cold one<" not in drawing
     assert ">hot one<" in drawing
     assert drawing == picture(read, tables(read, measured | {"tiny/cold": Measured()}))
+
+
+def test_shares_of_a_reference(tmp_path: Path) -> None:
+    cells = [
+        {"name": name, "log": "tiny", "question": "hot", "value": f"{name} one", "set": [f"loss.temperature={value}"]}
+        for name, value in (("hot", 1.0), ("warm", 0.5), ("cold", 0.01))
+    ]
+    question = {"title": "Temperature", "text": "Why not.", "default": "0.05", "reference": "hot"}
+    read = load_config(Plan, plan(tmp_path, cells=cells, questions={"hot": question}))
+    measured = {"tiny/default": Measured(FIVE), "tiny/hot": Measured([result(0, 0.16)]), "tiny/cold": Measured()}
+    text = page(read, measured | {"tiny/warm": Measured([result(0, 0.10), result(1, 0.14)])})
+    assert "NDCG@10 as a share of that of hot one: warm one 75 %." in text
+    assert "as a share" not in page(read, measured | {"tiny/hot": Measured(), "tiny/warm": Measured()})
 
 
 def test_render_leaves_out_what_does_not_count_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

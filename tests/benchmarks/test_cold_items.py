@@ -121,5 +121,7 @@ def test_content_finds_cold_items_and_the_same_model_without_it_cannot(tmp_path)
     assert systems["content-free"]["warm"]["recall@10"] > 0.8
     assert systems["content-free"]["cold"]["recall@10"] < 0.1
     assert systems["popularity"]["cold"]["recall@10"] == 0
+    assert systems["content"]["among_cold"]["recall@10"] >= systems["content"]["cold"]["recall@10"]
+    assert systems["content-free"]["among_cold"]["recall@10"] < 0.1  # all score 0: a tie never helps
     assert systems["cosine"]["cold"]["recall@10"] > 0.8
     assert len(table(result).splitlines()) == 5

@@ -1,5 +1,6 @@
 """RecGPT: item vectors, recommendations, what callers may give, model folders."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 from recgpt.api import RecGPT
+from recgpt.data.batch import collate
 from recgpt.errors import ConfigError, RecGPTError
-from tests.recgpt.builders import columns, cut, recgpt, schema
+from tests.recgpt.builders import columns, recgpt, schema
 
 
 def test_recommend_equals_sorting_all_scores() -> None:
@@ -234,16 +236,51 @@ def test_a_model_changed_in_memory_is_saved_with_its_new_fingerprint(tmp_path: P
     assert RecGPT.from_pretrained(tmp_path).fingerprint != before
 
 
-def test_the_outcome_of_an_event_reaches_no_prediction_of_itself() -> None:
-    """The state that predicts event t is the one after t events: it holds no outcome of t."""
-    model, log = recgpt(), columns(8)
-    for t in range(8):
-        flipped = cut(log, 0, 8)
-        flipped["click"] = list(log["click"])
-        flipped["click"][t] = 0 if log["click"][t] else 1
-        before, after = model.encode(cut(log, 0, t)), model.encode(cut(flipped, 0, t))
-        assert torch.equal(before.embedding, after.embedding)
-        assert not torch.equal(model.encode(log).embedding, model.encode(flipped).embedding)
+def test_a_model_is_what_it_was_written_as(tmp_path: Path) -> None:
+    """An earlier version's folder lacks later settings; it tells all others, so a changed default changes nothing."""
+    model = recgpt()
+    model.save_pretrained(tmp_path / "new")
+    saved = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert set(saved["model"]) == set(type(model.config).model_fields)
+    earlier = {
+        "model": {name: value for name, value in saved["model"].items() if name != "condition"},
+        "schema": saved["schema"],
+    }
+    old = RecGPT(model.model, model.items, earlier)
+    assert old.fingerprint != model.fingerprint
+    old.save_pretrained(tmp_path / "old")
+    loaded = RecGPT.from_pretrained(tmp_path / "old")
+    assert (loaded.fingerprint, loaded.config) == (old.fingerprint, model.config)
+    loaded.save_pretrained(tmp_path / "again")
+    assert RecGPT.from_pretrained(tmp_path / "again").fingerprint == old.fingerprint
+
+
+CHANGES = {
+    "click": lambda known: 0 if known else 1,
+    "seconds": lambda known: 1000.0,
+    "device": lambda known: "watch",
+    "volume": lambda known: 50.0,
+}
+
+
+def test_nothing_of_an_event_but_those_before_it_reaches_its_prediction() -> None:
+    """Position t of a training pass predicts event t: no outcome, context or time of t or later moves it."""
+    model, log = recgpt(time=["gap", "hour", "absolute"], bias={"time": True}), columns(8)
+
+    def hidden(table: dict) -> torch.Tensor:
+        with torch.no_grad():
+            return model.model(collate([model.events(table)], model.items))[0]
+
+    before = hidden(log)
+    for t, name in itertools.product(range(8), [*CHANGES, "time"]):
+        changed = {key: list(column) for key, column in log.items()}
+        if name == "time":  # and those behind it, which may not go back
+            changed[name][t:] = [time + 40_000 for time in log[name][t:]]
+        else:
+            changed[name][t] = CHANGES[name](log[name][t])
+        moved = (hidden(changed) - before).abs().amax(-1)
+        assert moved[: t + 1].max() == 0
+        assert moved[t + 1] > 1e-6
 
 
 def test_read_only_arrays_are_accepted() -> None:

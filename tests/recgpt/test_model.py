@@ -151,6 +151,13 @@ def test_a_time_bias_needs_a_clock() -> None:
         recgpt(log=schema(time=None, has_time=False), bias={"time": True})
 
 
+@pytest.mark.parametrize(("key", "value"), [("bins", [4, 8]), ("norm_bins", 4)])
+def test_bins_of_content_need_content(key: str, value: object) -> None:
+    recgpt(content={key: value})
+    with pytest.raises(ConfigError, match=rf"model\.content\.{key}: .*, but the items have no content vectors; name"):
+        recgpt(log=schema(content_dim=None), content={key: value})
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what a machine without a GPU says")
 def test_a_backend_that_cannot_run_is_told_when_the_model_is_built() -> None:
     with pytest.raises(ConfigError, match="model.attention: xformers needs a CUDA GPU"):

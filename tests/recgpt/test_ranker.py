@@ -189,3 +189,17 @@ def test_a_batch_of_impressions_and_the_states_of_serving_agree() -> None:
     for row, (n, item) in enumerate(zip(history, ids, strict=True)):
         state = model.recgpt.encode(cut(log, 0, int(n)), profile=PROFILE)
         np.testing.assert_allclose(p[row], probabilities(model.rank(state, [item], CONTEXT))[0], atol=1e-5)
+
+
+def test_heads_read_directions_whatever_the_score_is() -> None:
+    """With `score: dot` lengths tell items apart; the heads' inputs keep the scale that they have with cosines."""
+    heads, found = ranker(), []
+    for factor in (1, 10):
+        events = recgpt(score="dot")
+        with torch.no_grad():
+            events.model.query.weight *= factor
+            events.model.item.weight *= factor
+        model = Ranker(RecGPT(events.model, events.items), heads.network, heads.heads, heads.score)
+        found.append([each.score for each in model.rank(model.recgpt.encode({"item": [1, 2]}), [3, 4, 5])])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert len(set(found[0])) == 3

@@ -115,6 +115,18 @@ def test_shares_are_whole_for_every_block(block: str, changes: dict[str, Any], m
         assert min(*head["distance"], *head["gap"], head["first_token"]) >= 0
 
 
+def test_the_mask_is_as_far_from_the_first_event_as_the_window_is_long(make_run: MakeRun) -> None:
+    """17 events and the [MASK] behind them: of the 18 rows two see one event at distance 17."""
+    trained = make_run(
+        causal=False, positions="learned", bias={"distance": True}, window={"length": 17, "stride": 17, "chunk": 17}
+    )
+    found = look(trained, window(trained, [0] * 17))
+    assert found["distance_from"] == [0, 1, 2, 3, 5, 9, 17]
+    assert found["even"]["first_token"] == pytest.approx(1 / 19)
+    assert found["even"]["distance"][-1] == pytest.approx(2 / 18 / 19)
+    assert len(look_at_biases(trained.model.model)["distance"][0][0]) == len(found["distance_from"])
+
+
 def test_what_the_model_computes_is_what_is_told(make_run: MakeRun) -> None:
     """Against a slow sum over the pairs of one user."""
     trained = make_run()

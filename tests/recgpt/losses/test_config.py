@@ -38,6 +38,7 @@ def test_the_correction_that_goes_with_the_rest(values: dict[str, Any], correcti
         ({"multiplicity": True, "columns": "mixed"}, ["multiplicity", "columns: batch"]),
         ({"multiplicity": True, "correction": "yi"}, ["multiplicity", "correction: none"]),
         ({"mask_id": False}, ["mask_id", "multiplicity: true"]),
+        ({"mask_id": False, "multiplicity": True, "kind": "bce"}, ["mask_id: false", "kind: bce", "true"]),
         ({"mask_user": "sequence"}, ["mask_user: sequence", "multiplicity: true"]),
         ({"per_row": True}, ["per_row", "columns"]),
         ({"per_row": True, "columns": "uniform", "correction": "inclusion"}, ["inclusion", "renormalised"]),

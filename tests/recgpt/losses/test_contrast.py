@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -206,6 +207,32 @@ def test_negatives_of_each_row_s_own(kind: str) -> None:
     made = contrast(IDS, **common)
     expected = slow(given, every, {}, lambda item, row, n: -math.log(n * q[item] / (1 - q[rows[row]])))
     assert cost(made, given, queries(5)).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "popularity"])
+def test_items_that_a_row_s_own_negatives_avoid_leave_the_catalogue(kind: str) -> None:
+    """The first window holds 3 and 1, the second 2 and its target 8: the draws stand for all items but those."""
+    held, drawn = [{3, 1}, {3, 1}, {2, 8}], [[7, 7], [4, 2], [5, 6]]
+    given = batch([[3, 1], [8]], [item for row in drawn for item in row])
+    place = {item: row for row, item in enumerate(given.items.tolist())}
+    given = replace(given, item=torch.tensor([[place[3], place[1]], [place[2], 0]]), length=torch.tensor([2, 1]))
+    q = uniform_or_popular(kind)
+    made, other = (
+        contrast(IDS, columns=kind, n_negatives=2, per_row=True, mask_user="items", correction=form)
+        for form in ("renormalised", "khrylchenko")
+    )
+
+    def shift(item: int, row: int, n: int) -> float:
+        return -math.log(n * q[item] / (1 - sum(q[each] for each in held[row])))
+
+    assert cost(made, given, queries(3)).item() == pytest.approx(
+        slow(given, dict(enumerate(drawn)), {}, shift), rel=1e-6
+    )
+    slopes = []
+    for each in (made, other):
+        asked = queries(3).requires_grad_()
+        slopes += torch.autograd.grad(cost(each, given, asked), asked)
+    torch.testing.assert_close(*slopes)
 
 
 def exact(counts: dict[int, int]) -> ExactEstimate:

@@ -167,3 +167,13 @@ def test_an_item_of_every_batch_has_probability_one() -> None:
     for _ in range(20):
         estimate.update(torch.tensor([5]))
     assert estimate.log_probability(torch.tensor([5])).item() == 0
+
+
+def test_an_item_never_seen_is_rare() -> None:
+    """Drawn beside a batch's targets it stands for the items that batches do not hold; 9 batches without: below 1/9."""
+    estimate = FrequencyEstimate(slots=1 << 10, rate=0.05)
+    for _ in range(9):
+        estimate.update(torch.tensor([5]))
+    assert estimate.log_probability(torch.tensor([5, 6])).tolist() == pytest.approx([0, -math.log(10)])
+    estimate.update(torch.tensor([5, 6]))  # the estimate of its first gap goes on from there
+    assert estimate.log_probability(torch.tensor([6])).item() == pytest.approx(-math.log(10))

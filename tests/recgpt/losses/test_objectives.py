@@ -184,6 +184,15 @@ def test_negatives_of_a_row_s_own(kind: str, keep_hits: bool, u: int) -> None:
     assert_same(found, expected, [q, v], [plain_q, plain_v], 1e-9)
 
 
+def test_a_mask_of_a_row_s_own_negatives_is_refused() -> None:
+    at = setting(4, 5)
+    mask = (at["mask"], torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="mask: with `drawn`"):
+        next_item_loss(
+            at["q"], at["v"], at["positive"], temperature=1.0, mask=mask, drawn=torch.zeros(4, 2, dtype=torch.int64)
+        )
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_without_negatives_moves_nothing_but_a_pointwise_positive(kind: str) -> None:
     at = setting(4, 5)

@@ -40,6 +40,16 @@ def test_a_saved_model_is_the_same_model(kind: str, tmp_path: Path) -> None:
     assert torch.equal(loaded.catalogue, model.catalogue)
 
 
+def test_a_full_table_without_its_list_is_no_whole_model(tmp_path: Path) -> None:
+    model_of("full").save_pretrained(tmp_path)
+    model_of("hash").save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / "model.safetensors").replace(tmp_path / "model.safetensors")
+    with pytest.raises(
+        ConfigError, match=r"model\.safetensors: the weights belong to another config\.json \(model\.id"
+    ):
+        RecGPT.from_pretrained(tmp_path)
+
+
 def test_a_grown_state_is_the_encoded_one(kind: str) -> None:
     model, log = model_of(kind), columns(21)
     whole, grown = model.encode(log, profile=PROFILE), model.encode({}, profile=PROFILE)

@@ -64,6 +64,7 @@ def test_dropout_keeps_the_mean_and_its_share() -> None:
     assert torch.equal(dropout(x, 0.2, False), x)
     torch.manual_seed(0)
     assert torch.equal(dropout(x, 0.2, True), y)
+    assert dropout(x, 0.999, True).mean().item() == pytest.approx(1, abs=0.2)
 
 
 @pytest.mark.parametrize("form", INCREMENTAL, ids=name)

@@ -42,6 +42,14 @@ def test_numbers_on_the_axis_are_not_cut_to_two_decimals() -> None:
     assert "0.003" in shown
 
 
+def test_an_axis_of_whole_numbers_has_no_halves() -> None:
+    svg = draw("whole", "", Axes("number", x_whole=True), [Line("model", list(range(1, 17)), [0.5] * 16)])
+    shown = [text.text for text in ElementTree.fromstring(svg).iter("text")]
+    above_one = [text for text in shown if text and text[0].isdigit() and float(text) > 1]
+    assert len(above_one) >= 3
+    assert all(text.isdigit() for text in above_one)
+
+
 def test_what_is_unknown_is_left_out() -> None:
     nan = float("nan")
     svg = draw(
@@ -70,6 +78,7 @@ def test_ticks_are_short(value: float, text: str) -> None:
 
 def test_log_ticks_are_few() -> None:
     assert log_ticks(1, 10) == pytest.approx([1, 2, 5, 10])
+    assert log_ticks(18, 55) == pytest.approx([20, 30, 40, 50])  # less than a decade: not 20 and 50 alone
     assert log_ticks(0.9, 110) == pytest.approx([1, 3, 10, 30, 100])
     assert log_ticks(1, 1e5) == pytest.approx([1, 10, 100, 1e3, 1e4, 1e5])
     assert len(log_ticks(1e-9, 1e9)) <= 6

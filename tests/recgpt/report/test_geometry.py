@@ -98,3 +98,7 @@ def test_learned_biases_are_drawn(found: dict[str, Any]) -> None:
     biases = {"distance": [[[0.1] * n, [0.3] * n], [[0.2] * n]], "gap": [[[0.0] * 9]]}
     drawn = titles(attention(found["attention"], biases))
     assert drawn[-2:] == ["Learned bias by events back", "Learned bias by time"]
+    for normalised in (True, False):  # without a softmax the bias itself counts
+        blocks = attention(found["attention"] | {"normalised": normalised}, biases)
+        readings = [f.reading for block in blocks if isinstance(block, Figures) for f in block.figures]
+        assert readings[-1].endswith("1 more is e times.") == normalised

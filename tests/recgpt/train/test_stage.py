@@ -1,0 +1,46 @@
+"""Going on from another run's weights."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from recgpt.errors import ConfigError
+from recgpt.model import ModelConfig
+from recgpt.train.stage import load_weights
+from tests.recgpt.builders import columns, recgpt
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"heads": 4}, "model.heads is 2 there and 4 here"),
+        ({"positions": "none"}, "model.positions is rotary there and none here"),
+        ({"score": "dot"}, "model.score is cosine there and dot here"),
+        ({"layers": 1}, r"transformer\.blocks\.1\..* differs"),
+    ],
+)
+def test_weights_that_would_be_read_in_another_way_are_refused(values: dict[str, Any], told: str) -> None:
+    """Settings that decide on the arithmetic and on no shape, beside one that decides on shapes."""
+    model = recgpt(1, **values).model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ConfigError, match=f"run.start_from: there: .*{told}"):
+        load_weights(model, recgpt().model, "there")
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("key", ["block", "numeric", "causal"])
+def test_every_other_choice_of_arithmetic_has_weights_of_its_own(key: str) -> None:
+    """Names or shapes tell these apart, so that they need no rule."""
+    values = ModelConfig.model_fields[key].annotation
+    choices = [True, False] if values is bool else list(values.__args__)
+    shapes = [{n: tuple(p.shape) for n, p in recgpt(**{key: each}).model.named_parameters()} for each in choices]
+    assert all(a != b for a, b in itertools.combinations(shapes, 2))
+
+
+def test_what_only_training_reads_may_change() -> None:
+    old, new = recgpt(), recgpt(1, dropout=0.7, id_dropout=0.3, attention="sdpa", item_start="random")
+    load_weights(new.model, old.model, "there")
+    new, log = type(new)(new.model, new.items), columns(9)
+    torch.testing.assert_close(new.encode(log).embedding, old.encode(log).embedding, rtol=0, atol=1e-6)
