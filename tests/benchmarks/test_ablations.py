@@ -73,7 +73,7 @@ def test_a_cell_of_the_plan_is_a_config_that_differs_from_its_default(cell: Cell
 def test_no_two_cells_of_a_log_are_one_config() -> None:
     configs = [(cell.log, json.dumps(SHIPPED.settings(cell), sort_keys=True)) for cell in SHIPPED.all_cells()]
     assert len(set(configs)) == len(configs)
-    assert len(configs) <= 30
+    assert len(SHIPPED.cells) <= 30
 
 
 def test_the_page_in_the_repository_is_the_rendered_one() -> None:
@@ -90,8 +90,8 @@ def test_the_page_in_the_repository_is_the_rendered_one() -> None:
     ("changes", "told"),
     [
         (
-            {"cells": [{"name": f"c{i}", "log": "tiny", "question": "hot", "set": ["a=1"]} for i in range(30)]},
-            "31 with",
+            {"cells": [{"name": f"c{i}", "log": "tiny", "question": "hot", "set": ["a=1"]} for i in range(31)]},
+            "31 besides",
         ),
         ({"cells": [{"name": "a", "log": "huge", "question": "hot", "set": ["a=1"]}]}, "no log 'huge'"),
         ({"cells": [{"name": "a", "log": "tiny", "question": "cold", "set": ["a=1"]}]}, "no question 'cold'"),

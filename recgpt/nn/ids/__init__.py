@@ -2,6 +2,7 @@
 
 from recgpt.nn.ids.base import IdEmbedding, MakeFeature
 from recgpt.nn.ids.config import IdEmbeddingConfig
+from recgpt.nn.ids.factorized import FactorizedEmbedding
 from recgpt.nn.ids.full import FullEmbedding
 from recgpt.nn.ids.hashed import HashEmbedding, WeightedHashEmbedding
 from recgpt.nn.ids.kshift import KShiftEmbedding
@@ -13,6 +14,7 @@ ID_EMBEDDINGS: dict[str, type[IdEmbedding]] = {
     "hash": HashEmbedding,
     "full": FullEmbedding,
     "weighted_hash": WeightedHashEmbedding,
+    "factorized": FactorizedEmbedding,
     "qr": QuotientRemainderEmbedding,
     "robe": RobeEmbedding,
     "kshift": KShiftEmbedding,

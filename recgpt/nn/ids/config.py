@@ -12,15 +12,18 @@ from recgpt.config import Section
 class IdEmbeddingConfig(Section):
     """How item ids become vectors. Equal `rows` are equal bytes in every kind but `full`."""
 
-    kind: Literal["hash", "full", "weighted_hash", "qr", "robe", "kshift", "unified"] = "hash"
+    kind: Literal["hash", "full", "weighted_hash", "factorized", "qr", "robe", "kshift", "unified"] = "hash"
     """`hash`: k seeded hashes into one table, summed. `full`: a row for each item of the run, zeros for others.
-    `weighted_hash`: `hash` with learned weights of each id. `qr`: quotient and remainder of the folded hash, a table
+    `weighted_hash`: `hash` with learned weights of each id. `factorized`: `hash` with narrow rows, more of them, and a
+    linear map to `dim`. `qr`: quotient and remainder of the folded hash, a table
     each. `robe`: blocks of one flat array. `kshift`: rotations of the hash, one table. `unified`: one table for the
     ids and every categorical feature."""
     rows: int = Field(default=65_536, ge=1, le=2**31)
     """The memory: rows x dim floats in all, whatever a kind makes of them (`full`: no use for it)."""
     n_hashes: int = Field(default=2, ge=1, le=16)
-    """`hash`, `weighted_hash`: rows that one id sums; two ids are confused only when all of them agree."""
+    """`hash`, `weighted_hash`, `factorized`: rows that one id sums; two ids are confused only when all agree."""
+    width: int = Field(default=16, ge=1)
+    """`factorized`: floats of a row."""
     combine: Literal["mult", "add", "concat"] = "mult"
     """`qr`: how the two rows become one vector; `concat` has half as wide tables of twice as many rows."""
     block: int = Field(default=16, ge=1)

@@ -17,10 +17,17 @@ IDS = mix64(torch.arange(1, 4001))  # half of them negative
 KINDS: list[dict[str, Any]] = [{"kind": kind} for kind in sorted(ID_EMBEDDINGS)]
 KINDS += [{"kind": "qr", "combine": "add"}, {"kind": "qr", "combine": "concat"}]
 KINDS += [{"kind": "robe", "block": 1}, {"kind": "robe", "block": 5}, {"kind": "robe", "block": 99}]
-KINDS += [{"kind": "unified", "lookups": 3}, {"kind": "weighted_hash", "n_hashes": 3}]
+KINDS += [
+    {"kind": "factorized", "width": 7},
+    {"kind": "unified", "lookups": 3},
+    {"kind": "weighted_hash", "n_hashes": 3},
+]
 GROWS = {"full"}
-STATED = {"unified": lambda dim, t: dim * t * -(-dim // t)}
-"""Weights beyond rows x dim: the unified table's linear map of the item feature."""
+STATED = {
+    "unified": lambda dim, config: dim * config.lookups * -(-dim // config.lookups),
+    "factorized": lambda dim, config: dim * min(dim, config.width),
+}
+"""Weights beyond rows x dim: the linear maps."""
 
 
 def make(values: dict[str, Any], rows: int = 997, dim: int = 8, **arguments: Any) -> IdEmbedding:
@@ -77,7 +84,7 @@ def test_rows_are_the_memory(values: dict[str, Any], rows: int, dim: int) -> Non
     if values["kind"] in GROWS:
         return
     embedding = make(values, rows, dim)
-    stated = STATED.get(values["kind"], lambda dim, t: 0)(dim, embedding.config.lookups)
+    stated = STATED.get(values["kind"], lambda dim, config: 0)(dim, embedding.config)
     n_weights = sum(p.numel() for p in embedding.parameters()) - stated
     assert n_weights <= rows * dim
     assert n_weights >= 0.9 * rows * dim if rows < 997 else n_weights > 0.98 * rows * dim
@@ -86,7 +93,7 @@ def test_rows_are_the_memory(values: dict[str, Any], rows: int, dim: int) -> Non
 def test_reach_is_the_part_of_the_table_that_an_id_reads(values: dict[str, Any]) -> None:
     """Counted as the table's weights that have a gradient, over single ids."""
     embedding = make(values, rows=300, dim=12, known=IDS[:200].numpy())
-    tables = [p for name, p in embedding.named_parameters() if name not in ("feature.linear.weight", "weights.weight")]
+    tables = [p for name, p in embedding.named_parameters() if "linear" not in name and name != "weights.weight"]
     parts = []
     for hashes in IDS[:60]:
         embedding.zero_grad()
@@ -145,7 +152,7 @@ def test_tables_do_not_decay(values: dict[str, Any]) -> None:
     embedding = make(values)
     tables = table_parameters(embedding)
     others = [name for name, p in embedding.named_parameters() if id(p) not in tables]
-    assert others == (["feature.linear.weight"] if values["kind"] == "unified" else [])
+    assert others == {"unified": ["feature.linear.weight"], "factorized": ["linear.weight"]}.get(values["kind"], [])
 
 
 def test_saved_weights_bring_all_that_decides(values: dict[str, Any]) -> None:

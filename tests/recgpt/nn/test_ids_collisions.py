@@ -14,6 +14,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "qr": {"rows": 90},
     "robe": {"rows": 250, "block": 99},
     "kshift": {"rows": 67, "shifts": 5},
+    "factorized": {"rows": 60},
     "unified": {"rows": 23},
 }
 """Tables so small that hundreds of 1,000 ids collide."""
