@@ -74,7 +74,9 @@ class PretrainTask:
         check_some(self.data, config)
         own = config.loss.self_supervision
         self.self_supervision = SelfSupervision(own, prepared.items) if own.weight > 0 else None
-        self.model = _Trained(events, config.loss, make_estimate(config.loss, prepared))
+        with torch.random.fork_rng():  # the heads' first weights are the seed's alone; the caller's draws stay its own
+            torch.manual_seed(config.run.seed)
+            self.model = _Trained(events, config.loss, make_estimate(config.loss, prepared))
         self.contrast = Contrast(config.loss, prepared.items, self.model.frequency, negatives)
         self.catalogue = self.contrast.catalogue
         self.dtype = product_dtype(config.optim.precision)

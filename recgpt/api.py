@@ -69,10 +69,7 @@ class RecGPT:
 
     def __init__(self, model: EventModel, items: ItemTable, told: Mapping[str, Any] | None = None) -> None:
         self.model, self.items = model.eval(), items
-        self._told = told or {
-            "model": model.config.model_dump(mode="json"),
-            "schema": model.schema.model_dump(mode="json"),
-        }
+        self._told = told
 
     @property
     def config(self) -> ModelConfig:
@@ -89,9 +86,14 @@ class RecGPT:
         """Hex digest of the weights, the model's config and the schema; states carry it."""
         return self._digest()
 
+    def _sections(self) -> Mapping[str, Any]:
+        if self._told is not None:
+            return self._told
+        return {"model": self.config.model_dump(mode="json"), "schema": self.schema.model_dump(mode="json")}
+
     def _digest(self) -> str:
         # Of the sections as they were written: a later version's new settings and defaults leave a model what it is.
-        digest = hashlib.sha256(json.dumps(self._told, sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(self._sections(), sort_keys=True).encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
@@ -124,7 +126,7 @@ class RecGPT:
         items = io.BytesIO()
         self.items.write(items)
         atomic_write_bytes(folder / "items.parquet", items.getvalue())
-        write_json(folder / "config.json", {"format": FORMAT, "fingerprint": self._digest(), **self._told})
+        write_json(folder / "config.json", {"format": FORMAT, "fingerprint": self._digest(), **self._sections()})
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> RecGPT:

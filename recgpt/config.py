@@ -179,6 +179,8 @@ def _describe(cls: type[Section], detail: ErrorDetails) -> str:
     if detail["type"] == "missing":
         return f"{key}: missing; it has no default, so write it in the config"
     if detail["type"] == "model_type" and key:
+        if parts[-1] == detail["ctx"]["class_name"]:  # one of several that may stand there
+            key = ".".join(parts[:-1])
         names = _known_keys(cls, parts)
         return f"{key}: a section, not one value (got {_short(value)}); write {key}.KEY, KEY one of {', '.join(names)}"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")

@@ -93,14 +93,15 @@ def look(trained: TrainedRun, ranker: Ranker | None, told: Told = lambda what: N
     sample = list(training_windows(trained, SAMPLE))
     if sample:
         seen["vectors"]["query"] = look_at_queries(model, items, sample)
+    trained_users = int((trained.prepared.users.train_end > 0).sum())
     found = {
         "format": FORMAT,
         "fingerprint": _fingerprint(trained, ranker),
         "score": trained.model.config.score,
         "items": {"all": len(items.trained), "vectors": len(chosen)},
         "users": {
-            "all": int((trained.prepared.users.train_end > 0).sum()),
-            "tables": MOST_USERS,
+            "all": trained_users,
+            "tables": min(trained_users, MOST_USERS),
             "attention": len(sample),
         },
         "tables": tables,
@@ -109,7 +110,6 @@ def look(trained: TrainedRun, ranker: Ranker | None, told: Told = lambda what: N
         "attention": look_at_attention(model, items, sample),
         "biases": look_at_biases(model),
     }
-    found["users"]["tables"] = min(found["users"]["all"], MOST_USERS)
     return _rounded(found)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from recgpt.config import Section, load_config
+from recgpt.config import Section, flatten, load_config
 from recgpt.errors import ConfigError
 from recgpt.nn.ids import FullEmbedding, IdEmbedding
 
@@ -73,7 +73,7 @@ def load_weights(model: EventModel, start: EventModel, start_from: str) -> None:
         there, here = (str(list(m[name].shape)) if name in m else "absent" for m in (old, new))
         raise ConfigError(
             f"run.start_from: {start_from}: {name} differs between the two models ({there} there, {here} here); use "
-            f"the same model section and data columns"
+            f"the same model section and data columns{_settings_apart(model, start)}"
         )
     for _, ours, theirs in _id_embeddings(model, start):
         was, now = theirs.config.model_dump(), ours.config.model_dump()
@@ -83,7 +83,8 @@ def load_weights(model: EventModel, start: EventModel, start_from: str) -> None:
                 f"run.start_from: {start_from}: model.id.{key} is {was[key]} there and {now[key]} here, so an id "
                 f"would find another one's rows; use the same model.id"
             )
-    for key in READING:
+    hstu = ("window",) if model.config.block == "hstu" else ()  # it divides scores by the number of positions
+    for key in READING + hstu:
         before, after = (getattr(each.config, key) for each in (start, model))
         if before != after:
             raise ConfigError(
@@ -91,6 +92,13 @@ def load_weights(model: EventModel, start: EventModel, start_from: str) -> None:
                 f"same weights in another way; use the same model.{key}"
             )
     model.load_state_dict(old)
+
+
+def _settings_apart(model: EventModel, start: EventModel) -> str:
+    """`; apart are model.KEY (A there, B here), ...` of the settings in which two models differ; nothing of none."""
+    was, now = (flatten(each.config.model_dump(mode="json")) for each in (start, model))
+    apart = [f"model.{key} ({was.get(key)} there, {now[key]} here)" for key in now if now[key] != was.get(key)]
+    return f"; apart are {', '.join(apart)}" if apart else ""
 
 
 def _id_embeddings(model: EventModel, start: EventModel) -> Iterator[tuple[str, IdEmbedding, IdEmbedding]]:

@@ -336,7 +336,19 @@ def test_a_dumped_batch_holds_every_tensor(data: dict[str, Any], prepared: Prepa
     batch = biggest(task)
     task.dump_batch(batch, tmp_path / "batch.safetensors")
     read = load_file(tmp_path / "batch.safetensors")
-    events = {"items", "item", "length", "gap", "time", "head", "position", "target", "outcomes.click", "outcomes.like"}
+    events = {
+        "items",
+        "item",
+        "length",
+        "gap",
+        "time",
+        "head",
+        "skip",
+        "position",
+        "target",
+        "outcomes.click",
+        "outcomes.like",
+    }
     events |= {"context.device", "context.volume", "features.brand", "profile.country", "profile.age"}
     own = {"hour", "gap", "row", "labels.click", "labels.like", "context.device", "context.volume"}
     names = own | {f"events.{name}" for name in events}

@@ -30,7 +30,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return data | {"target": {"outcome": "click", "min": 1}}
 
 
-def task(data: dict[str, Any], **auxiliary: Any) -> PretrainTask:
+def task(data: dict[str, Any], state: int = 0, **auxiliary: Any) -> PretrainTask:
+    """A task made while torch's global generator stands at `state`."""
     window = {"length": 16, "stride": 8, "chunk": 4}
     values = {
         "data": data,
@@ -41,7 +42,7 @@ def task(data: dict[str, Any], **auxiliary: Any) -> PretrainTask:
     }
     config = load_config(PretrainConfig, values)
     prepared = prepare(config.data, progress=False)
-    torch.manual_seed(0)
+    torch.manual_seed(state)
     made = PretrainTask(config, prepared, EventModel(config.model, prepared.schema))
     made.model.train()
     return made
@@ -61,6 +62,14 @@ def test_every_input_event_counts_once(data: dict[str, Any]) -> None:
         expected += [offset + n for n in range(end - 1) if n < 16 or n % 8 != 0]
     assert sorted(counted) == expected
     assert set(counted.values()) == {1}
+
+
+def test_the_heads_start_from_the_run_s_seed_alone(data: dict[str, Any]) -> None:
+    """Whatever was drawn before: two starts of one config train the same model."""
+    heads = [task(data, state, outcomes=1.0, time=1.0).model.auxiliary for state in (0, 1)]
+    first, again = (dict(head.named_parameters()) for head in heads if head is not None)
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[name], again[name]) for name in first)
 
 
 def test_the_loss_is_the_next_items_and_the_weighted_terms(data: dict[str, Any]) -> None:

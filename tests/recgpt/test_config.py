@@ -233,6 +233,13 @@ def test_true_where_a_boolean_may_stand() -> None:
     assert "split.time.test" in refused({"data": DATA | {"split": split}}, cls=PretrainConfig)
 
 
+def test_one_value_in_place_of_a_section() -> None:
+    told = "config: inner: a section, not one value (got 0.5); write inner.KEY, KEY one of rate, size"
+    assert refused({}, "inner=0.5") == told
+    message = refused({"data": DATA | {"target": "bought"}}, cls=PretrainConfig)  # a section or a word
+    assert "data.target: a section, not one value (got 'bought'); write data.target.KEY, KEY one of min," in message
+
+
 @pytest.mark.parametrize("text", [".nan", ".inf", "-.inf"])
 @pytest.mark.parametrize("key", ["share", "inner.rate"])
 def test_nan_and_infinity_are_refused(key: str, text: str) -> None:

@@ -31,12 +31,13 @@ class TransformerConfig(Section):
     LiGR)."""
     positions: Literal["rotary", "learned", "reverse", "none"] = "rotary"
     """`rotary`; `learned`: a vector per place in the window; `reverse`: a vector per number of later events, as with
-    left padding. With `reverse` older events' vectors change when one is appended: append encodes the window anew."""
+    left padding. With `reverse` older events' vectors change when one is appended: append encodes the window anew, and
+    there are no ranking heads on such a model."""
     bias: BiasConfig = BiasConfig()
     """Learned biases of the attention scores."""
     causal: bool = True
     """Whether an event sees earlier ones only. `false` is BERT4Rec's model, for the masked objective: a [MASK] after
-    the newest event gives the query, and append encodes the window anew."""
+    the newest event gives the query, append encodes the window anew, and there are no ranking heads on it."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TransformerConfig:

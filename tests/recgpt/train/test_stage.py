@@ -18,7 +18,8 @@ from tests.recgpt.builders import columns, recgpt
         ({"heads": 4}, "model.heads is 2 there and 4 here"),
         ({"positions": "none"}, "model.positions is rotary there and none here"),
         ({"score": "dot"}, "model.score is cosine there and dot here"),
-        ({"layers": 1}, r"transformer\.blocks\.1\..* differs"),
+        ({"layers": 1}, r"transformer\.blocks\.1\..* differs .*; apart are model\.layers \(2 there, 1 here\)$"),
+        ({"numeric": "log"}, r"differs .*; apart are model\.numeric \(knots there, log here\)$"),
     ],
 )
 def test_weights_that_would_be_read_in_another_way_are_refused(values: dict[str, Any], told: str) -> None:
@@ -44,3 +45,10 @@ def test_what_only_training_reads_may_change() -> None:
     load_weights(new.model, old.model, "there")
     new, log = type(new)(new.model, new.items), columns(9)
     torch.testing.assert_close(new.encode(log).embedding, old.encode(log).embedding, rtol=0, atol=1e-6)
+
+
+def test_hstu_keeps_its_window_because_its_scores_are_over_it() -> None:
+    old, other = recgpt(block="hstu"), {"length": 8, "stride": 4, "chunk": 4}
+    with pytest.raises(ConfigError, match=r"model\.window is .*length=16.* there and .*length=8.* here"):
+        load_weights(recgpt(block="hstu", window=other).model, old.model, "there")
+    load_weights(recgpt(window=other).model, recgpt().model, "there")  # a softmax sums to 1 over any window
