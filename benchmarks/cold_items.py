@@ -11,8 +11,8 @@ cold and .532/.760 warm, with the cascade .292/.575 and .538/.758, content-free 
 .241/.476. `beauty run.epochs=12` (2,311 cold targets, 837 cold items of 11,692): content .004/.053 cold, .114/.297
 among the cold ones, .081/.170 warm; content-free 0/0, 0/0, .069/.145; cosine .055/.122, .177/.329, .050/.114. So on
 Beauty the model tells cold items apart (a random order has .012 among them) but ranks them below those it knows by id,
-whose popularity it has seen: 64 dimensions keep half of these texts' variance. Adding .1 to their cosines gave .078 cold
-and .057 warm at 10 after 10 epochs; hiding half of the ids, or self-supervised items at .3, changed nothing there.
+whose popularity it has seen: 64 dimensions keep half of these texts' variance. Adding .1 to their cosines gave .078
+cold and .057 warm at 10 after 10 epochs; hiding half of the ids, or self-supervised items at .3, changed nothing there.
 Give new items slots of their own: `recommend(candidates=...)`.
 """
 
