@@ -40,7 +40,7 @@ SCENARIOS = [
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A config with all that draws or remembers: dropouts, logQ, look-aheads, items' views, the best weights kept."""
+    """A config with all that draws or remembers: dropouts, logQ, drawn negatives, heads, the best weights kept."""
     folder = tmp_path_factory.mktemp("log")
     data = write_log(folder, LENGTHS)
     vectors = np.random.default_rng(1).normal(size=(N_ITEMS, 4)).tolist()
@@ -59,8 +59,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "window": {"length": 16, "stride": 8, "chunk": 4},
         },
         "loss": {
-            "correction": "inclusion",
+            "columns": "mixed",
+            "n_negatives": 8,
             "estimate_slots": 128,
+            "auxiliary": {"outcomes": 0.1, "content": 0.1},
             "self_supervision": {"weight": 0.1, "n_items": 16},
         },
         "optim": {"lr": 0.01, "warmup_steps": 3, "batch_tokens": 96},
