@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from recgpt.data.events import NO_TIME, Events
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_LONGEST = 365_250 * 86_400 * 10**6  # far from the end of int64
 
 
 @dataclass(frozen=True)
@@ -180,10 +181,12 @@ def microseconds(text: str) -> int:
     """A length of time such as `28d` in microseconds.
 
     Raises:
-        ValueError: no number with a unit, or zero.
+        ValueError: no number with a unit, zero, or more than 1,000 years.
     """
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(s|min|h|d|w)", text.strip())
     length = round(float(match[1]) * _SECONDS[match[2]] * 10**6) if match else 0
-    if length == 0:
-        raise ValueError(f"{text!r} is no length of time; write a number above 0 and s, min, h, d or w, such as 28d")
+    if not 0 < length <= _LONGEST:
+        raise ValueError(
+            f"{text!r} is no length of time; write a number above 0 and s, min, h, d or w, such as 28d (to 1,000 years)"
+        )
     return length
