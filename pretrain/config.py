@@ -34,10 +34,26 @@ class PretrainConfig(Section):
         return with_some_end(values, EPOCHS)
 
     @model_validator(mode="after")
-    def _auxiliary_needs_causality(self) -> "PretrainConfig":
-        if self.loss.auxiliary.active and not self.model.causal:
+    def _one_prediction(self) -> "PretrainConfig":
+        """The objective, the horizon, the look-aheads and the model fit each other."""
+        loss, farthest = self.loss, self.model.look_ahead
+        masked = loss.objective == "masked"
+        if loss.auxiliary.active and not self.model.causal:
             raise ValueError(
                 "loss.auxiliary: a model that sees later events knows what it is to predict; set model.causal: true or"
                 " the weights to 0"
+            )
+        if masked and self.model.causal:
+            raise ValueError("loss.objective: masked needs a model that looks both ways; set model.causal: false")
+        if not masked and not self.model.causal:
+            raise ValueError(
+                "model.causal: false shows every position the item that it is to predict; set loss.objective: masked"
+            )
+        if loss.horizon is not None and masked:
+            raise ValueError(f"loss.horizon: {loss.horizon} and loss.objective: masked both choose targets; use one")
+        if loss.horizon is not None and len(farthest) > 1:
+            raise ValueError(
+                f"loss.horizon: {loss.horizon} and model.look_ahead: {list(farthest)} both choose targets; use one of"
+                " them"
             )
         return self

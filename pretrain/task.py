@@ -116,7 +116,7 @@ class PretrainTask:
             return 0.0
         events, cast = self.model.events, self.dtype != torch.float32
         with torch.autocast(self.catalogue.device.type, self.dtype, enabled=cast):
-            value, _ = self.self_supervision.loss(lambda *item: events.vectors(events.items(*item)))
+            value, _ = self.self_supervision.loss(lambda *item: events.direction(events.vectors(events.items(*item))))
         metrics["self_supervision"] = float(value.detach())
         return self.loss.self_supervision.weight * value
 

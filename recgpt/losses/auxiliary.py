@@ -183,16 +183,16 @@ class AuxiliaryLosses(nn.Module):
     def __init__(self, config: AuxiliaryConfig, schema: DataSchema, dim: int) -> None:
         super().__init__()
         self.config = config
-        for name, missing, remedy in (
-            ("outcomes", not schema.outcomes, "data.outcomes"),
-            ("context", not schema.context, "data.context"),
-            ("content", not schema.content_dim, "data.items with content vectors"),
-            ("time", not schema.has_time, "data.time"),
+        for name, missing, what, remedy in (
+            ("outcomes", not schema.outcomes, "outcomes", "data.outcomes"),
+            ("context", not schema.context, "context columns", "data.context"),
+            ("content", not schema.content_dim, "content vectors", "them under data.items"),
+            ("time", not schema.has_time, "clock", "data.time"),
         ):
             if missing and getattr(config, name) > 0:
                 raise ConfigError(
-                    f"loss.auxiliary.{name}: {getattr(config, name)}, but the log has none; declare {remedy} or set it"
-                    " to 0"
+                    f"loss.auxiliary.{name}: {getattr(config, name)}, but the log has no {what}; declare {remedy} or"
+                    " set it to 0"
                 )
         self.outcomes = _heads(schema.outcomes, dim) if config.outcomes else None
         self.context = _heads(schema.context, dim) if config.context else None

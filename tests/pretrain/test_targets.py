@@ -271,8 +271,11 @@ def test_a_run_learns_what_is_liked(tmp_path: Path) -> None:
 # -- items' own loss ---------------------------------------------------------------------------------------------------
 
 
-def test_self_supervision_is_added_by_its_weight(data: dict[str, Any]) -> None:
-    plain, made = task(data), task(data, self_supervision={"weight": 0.25, "temperature": 0.2, "n_items": 16})
+@pytest.mark.parametrize("score", ["cosine", "dot"])
+def test_self_supervision_is_added_by_its_weight(data: dict[str, Any], score: str) -> None:
+    """It compares directions, whatever the next item's score is."""
+    model, own_config = {"score": score}, {"weight": 0.25, "temperature": 0.2, "n_items": 16}
+    plain, made = task(data, model), task(data, model, self_supervision=own_config)
     batch = next(plain.batches(0, 0))
     torch.manual_seed(3)
     alone = plain.step(batch)
@@ -281,7 +284,7 @@ def test_self_supervision_is_added_by_its_weight(data: dict[str, Any]) -> None:
     torch.manual_seed(3)
     events = made.model.events
     assert made.self_supervision is not None
-    own, n = made.self_supervision.loss(lambda *item: events.vectors(events.items(*item)))
+    own, n = made.self_supervision.loss(lambda *item: F.normalize(events.vectors(events.items(*item)), dim=-1))
     assert n > 5
     assert both.metrics.keys() == {"columns", "self_supervision"}
     assert both.metrics["self_supervision"] == pytest.approx(own.item(), abs=1e-6)
