@@ -24,6 +24,7 @@ from recgpt.data.events import NO_TIME
 from recgpt.data.schema import DataSchema
 from recgpt.errors import ConfigError
 from recgpt.losses.next_item import next_item_loss
+from recgpt.nn.content import says_something
 from recgpt.nn.features import CategoricalEmbedding
 from recgpt.nn.time import DAY, HOUR, distinct
 
@@ -221,8 +222,7 @@ class AuxiliaryLosses(nn.Module):
             terms[name] = head(read[known], values[known], **large) if known.any() else read.sum() * 0.0
         if self.content is not None and batch.content is not None:
             items = batch.item.flatten()[event]
-            described = batch.content.any(-1) & ~batch.content.isnan().any(-1)  # a zero vector says nothing
-            known = described[items]
+            known = says_something(batch.content)[items]
             terms["content"] = self.content(read[known], items[known], batch.content, dtype)
         return terms
 

@@ -22,6 +22,7 @@ from recgpt.config import Section
 from recgpt.data.batch import item_columns
 from recgpt.data.items import ItemTable
 from recgpt.errors import ConfigError
+from recgpt.nn.content import says_something
 
 ID, CONTENT = "id", "content"
 """Names of the features that are no columns (`feature:` stands before those that are)."""
@@ -137,7 +138,7 @@ def knows_any(hashes: Tensor, features: Mapping[str, Tensor], content: Tensor | 
     """Bool [n], whether anything among the features `names` is known of an item."""
     known = hashes != 0 if ID in names else torch.zeros_like(hashes, dtype=torch.bool)
     if content is not None and CONTENT in names:
-        known = known | (content.any(-1) & ~content.isnan().any(-1))  # a zero vector says nothing either
+        known = known | says_something(content)
     for name, column in features.items():
         if f"feature:{name}" in names:
             known = known | (~column.isnan() if column.is_floating_point() else column != 0)

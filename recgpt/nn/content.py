@@ -80,7 +80,7 @@ class ContentEmbedding(nn.Module):
 
     def fit(self, content: Tensor) -> None:
         """Lay the grids over vectors float32 [I, dc], NaN rows = none; without a vector they stay as they are."""
-        content = content[_known(content)]
+        content = content[says_something(content)]
         content = content[:: max(1, math.ceil(len(content) / MAX_FITTED))]
         for part in (self.cascade, self.norm):
             if part is not None and len(content):
@@ -131,7 +131,7 @@ class CosineCascade(nn.Module):
         """float32 [..., dc] -> float32 [..., D]; zeros where a vector has a NaN or no length."""
         rows = self.rows(content)
         vectors = self.table(rows.reshape(-1, rows.shape[-1])).view(*rows.shape[:-1], self.table.embedding_dim)
-        return vectors * self.scale * _known(content).unsqueeze(-1)
+        return vectors * self.scale * says_something(content).unsqueeze(-1)
 
     @torch.no_grad()
     def rows(self, content: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class CosineCascade(nn.Module):
 
     def _cosines(self, content: Tensor) -> Tensor:
         """[N, dc] -> float64 [N, R p]: sums of multiples of 2^-40, which no order of summation changes."""
-        vectors = torch.where(_known(content).unsqueeze(-1), content, 0.0).double()
+        vectors = torch.where(says_something(content).unsqueeze(-1), content, 0.0).double()
         unit = (F.normalize(vectors, dim=-1, eps=1e-38) * _STEPS).round() / _STEPS
         with torch.autocast(content.device.type, enabled=False):
             return unit @ self.directions.double()
@@ -179,7 +179,7 @@ class NormHistogram(nn.Module):
 
     def forward(self, content: Tensor) -> Tensor:
         """float32 [..., dc] -> [..., D]; zeros where a vector has a NaN or no length."""
-        return self.table(self.rows(content)) * _known(content).unsqueeze(-1)
+        return self.table(self.rows(content)) * says_something(content).unsqueeze(-1)
 
     @torch.no_grad()
     def rows(self, content: Tensor) -> Tensor:
@@ -193,8 +193,8 @@ class NormHistogram(nn.Module):
         self.grid.copy_(_quantiles(lengths, self.bins)[:, 0])
 
 
-def _known(content: Tensor) -> Tensor:
-    """Bool [...], whether a vector says anything: no NaN, some length."""
+def says_something(content: Tensor) -> Tensor:
+    """Bool [...], whether a content vector [..., dc] says anything: no NaN, some length."""
     return content.any(-1) & ~content.isnan().any(-1)
 
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from recgpt.nn.hashing import hash_rows
+from recgpt.nn.ids.config import IdEmbeddingConfig
+from recgpt.nn.ids.hashed import HashEmbedding
 from recgpt.nn.numbers import NUMERIC_EMBEDDINGS, NumericKind
 
 
-class CategoricalEmbedding(nn.Module):
+class CategoricalEmbedding(HashEmbedding):
     """Hashed categories of one feature, two hashes into a small table.
 
     Args:
@@ -24,16 +25,7 @@ class CategoricalEmbedding(nn.Module):
     """
 
     def __init__(self, dim: int, rows: int = 4096, std: float = 0.02) -> None:
-        super().__init__()
-        self.rows = rows
-        self.table = nn.Embedding(rows, dim)
-        nn.init.normal_(self.table.weight, std=std / 2**0.5)
-
-    def forward(self, hashes: Tensor) -> Tensor:
-        """int64 [...] hashes of the values, 0 = unknown -> [..., D]."""
-        rows = hash_rows(hashes, 2, self.rows)
-        vectors = self.table(rows[..., 0]) + self.table(rows[..., 1])
-        return vectors * (hashes != 0).unsqueeze(-1)
+        super().__init__(IdEmbeddingConfig(rows=rows, n_hashes=2), dim, std=std)
 
 
 class BinaryEmbedding(nn.Module):

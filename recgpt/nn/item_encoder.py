@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from recgpt.data.items import ItemTable
 from recgpt.data.schema import DataSchema
 from recgpt.errors import ConfigError
-from recgpt.nn.content import ContentConfig, ContentEmbedding
+from recgpt.nn.content import ContentConfig, ContentEmbedding, says_something
 from recgpt.nn.features import feature_modules
 from recgpt.nn.ids import IdEmbedding
 from recgpt.nn.numbers import NumericKind
@@ -72,7 +72,7 @@ class ItemEncoder(nn.Module):
         """Bool [U], whether anything but the id is known of an item."""
         known = torch.zeros(len(items), dtype=torch.bool, device=items.device)
         if self.content is not None and content is not None:
-            known |= content.any(-1) & ~content.isnan().any(-1)  # a zero vector says nothing either
+            known |= says_something(content)
         for name in self.features:
             if name in features:
                 values = features[name]
