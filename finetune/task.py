@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recgpt.api import RecGPT
+from recgpt.data.batch import on_device
 from recgpt.data.impression_batches import PARTS, ImpressionBatch, ImpressionBatches, Track, read_impressions
 from recgpt.data.items import ItemTable
 from recgpt.data.prepared import Prepared
@@ -25,7 +26,7 @@ from recgpt.ranking.network import RankingNetwork
 from recgpt.ranking_run import predict
 from recgpt.state import known_only
 from recgpt.train import StepResult
-from recgpt.train.precision import product_dtype
+from recgpt.train.device import product_dtype, training_device
 
 if TYPE_CHECKING:
     from .config import FinetuneConfig
@@ -130,8 +131,10 @@ class FinetuneTask:
                 "run.select: best, but the validation part holds no impression to choose by; check data.split "
                 "(`recgpt data check`), or set run.select=last"
             )
-        self.dtype = product_dtype(config.optim.precision)
-        self.weights = torch.tensor([tasks.weights.get(name, 1.0) for name in tasks.outcomes])
+        self.device = training_device(config.run.device)
+        self.model.to(self.device)
+        self.dtype = product_dtype(config.optim.precision, self.device)
+        self.weights = torch.tensor([tasks.weights.get(name, 1.0) for name in tasks.outcomes], device=self.device)
 
     def batches(self, epoch: int, skip: int) -> Iterator[list[ImpressionBatch]]:
         """The batches of an epoch in parts of like width, a pure function of (seed, epoch)."""
@@ -147,11 +150,15 @@ class FinetuneTask:
 
     def step(self, batch: list[ImpressionBatch]) -> StepResult:
         """The summed log losses of one batch."""
-        parts = [replace(part, events=known_only(part.events, self.items.trained)) for part in batch]
-        with torch.autocast(parts[0].hour.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        parts = [self._known(part) for part in batch]
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = torch.cat([self.model(part) for part in parts])
         labels = torch.cat([self.labels(part) for part in parts])
         return StepResult(log_loss(logits, labels, self.weights), len(labels))
+
+    def _known(self, batch: ImpressionBatch) -> ImpressionBatch:
+        """The batch on the model's device, without the ids that it is not to know."""
+        return on_device(replace(batch, events=known_only(batch.events, self.items.trained)), self.device)
 
     def evaluate(self) -> dict[str, float]:
         """Summed log loss, and log loss and auc of each outcome, on the validation impressions.
@@ -179,7 +186,7 @@ class FinetuneTask:
         """`intercepts` on a sample of what is learned from, float64 [K]; the model is in evaluation mode."""
         logits, labels = [], []
         for batch in self.data.sample(impressions):
-            logits.append(self.model(replace(batch, events=known_only(batch.events, self.items.trained))))
+            logits.append(self.model(self._known(batch)).cpu())
             labels.append(self.labels(batch))
         return intercepts(torch.cat(logits), torch.cat(labels))
 
@@ -194,7 +201,7 @@ class FinetuneTask:
     def export(self, path: Path) -> None:
         """Write the model folder's files, the intercepts fitted without dropout."""
         with torch.no_grad():
-            self.model.network.out.bias.add_(self._intercepts(CALIBRATE_EXPORT).float())
+            self.model.network.out.bias.add_(self._intercepts(CALIBRATE_EXPORT).float().to(self.device))
         config, recgpt = self.config, RecGPT(self.model.events, self.items)
         Ranker(recgpt, self.model.network, config.heads, config.tasks.score).save_pretrained(path)
 

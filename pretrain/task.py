@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from recgpt.api import RecGPT
-from recgpt.data.batch import EventBatch, item_columns
+from recgpt.data.batch import EventBatch, item_columns, on_device
 from recgpt.data.prepared import Prepared
 from recgpt.data.sampler import TrainingBatches
 from recgpt.errors import ConfigError
@@ -24,7 +25,7 @@ from recgpt.losses.self_supervision import SelfSupervision
 from recgpt.model import EventModel
 from recgpt.nn.queries import hide_wanted
 from recgpt.train import StepResult
-from recgpt.train.precision import product_dtype
+from recgpt.train.device import product_dtype, training_device
 
 from .targets import check_some, target_rule
 
@@ -77,9 +78,10 @@ class PretrainTask:
         with torch.random.fork_rng():  # the heads' first weights are the seed's alone; the caller's draws stay its own
             torch.manual_seed(config.run.seed)
             self.model = _Trained(events, config.loss, make_estimate(config.loss, prepared))
-        self.contrast = Contrast(config.loss, prepared.items, self.model.frequency, negatives)
-        self.catalogue = self.contrast.catalogue
-        self.dtype = product_dtype(config.optim.precision)
+        self.device = training_device(config.run.device)
+        self.model.to(self.device)
+        self.contrast = Contrast(config.loss, prepared.items, self.model.frequency, negatives, self.device)
+        self.dtype = product_dtype(config.optim.precision, self.device)
 
     def batches(self, epoch: int, skip: int) -> Iterator[EventBatch]:
         """The batches of an epoch, a pure function of (seed, epoch)."""
@@ -91,8 +93,8 @@ class PretrainTask:
 
     def step(self, batch: EventBatch) -> StepResult:
         """The next-item loss of one batch."""
-        events = self.model.events
-        with torch.autocast(batch.item.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        events, batch = self.model.events, on_device(batch, self.device)
+        with self._products():
             encoded = events.encode_items(batch)
             hidden = events(batch, encoded)
             q = events.queries(hidden.flatten(0, 1).index_select(0, batch.position), batch.head, self._asked(batch))
@@ -106,6 +108,9 @@ class PretrainTask:
         value = value + self._own_items(metrics) + self._auxiliary(hidden, batch, metrics)
         return StepResult(value, len(q), metrics)
 
+    def _products(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
     def _asked(self, batch: EventBatch) -> dict[str, Tensor]:
         """What the queries are told of their targets' outcomes."""
         return hide_wanted(batch.wanted, self.loss.condition_dropout) if self.model.events.config.condition else {}
@@ -114,11 +119,15 @@ class PretrainTask:
         """The item encoder's own loss, weighted; its value goes to `metrics`."""
         if self.self_supervision is None:
             return 0.0
-        events, cast = self.model.events, self.dtype != torch.float32
-        with torch.autocast(self.catalogue.device.type, self.dtype, enabled=cast):
-            value, _ = self.self_supervision.loss(lambda *item: events.direction(events.vectors(events.items(*item))))
+        with self._products():
+            value, _ = self.self_supervision.loss(self._direction)
         metrics["self_supervision"] = float(value.detach())
         return self.loss.self_supervision.weight * value
+
+    def _direction(self, *item: Any) -> Tensor:
+        """Unit vectors [n, D] of items: their hashes, features and content."""
+        events = self.model.events
+        return events.direction(events.vectors(events.items(*on_device(list(item), self.device))))
 
     def _auxiliary(self, hidden: Tensor, batch: EventBatch, metrics: dict[str, float]) -> Tensor | float:
         """The weighted auxiliary losses; their values go to `metrics`."""
@@ -133,11 +142,17 @@ class PretrainTask:
         """Vectors [U, D] of encoded items, or of the catalogue where no rows are told; gradients stop at `detach`."""
         events, detach = self.model.events, self.loss.detach
         if rows is None:
-            encoded = events.items(self.catalogue, *item_columns(self.prepared.items, self.catalogue.numpy()))
+            encoded = events.items(*self._catalogue)
         else:
             encoded = encoded.index_select(0, rows)
         v = events.vectors(encoded.detach() if detach == "table" else encoded)
         return v.detach() if detach == "all" else v
+
+    @cached_property
+    def _catalogue(self) -> list[Any]:
+        """The catalogue's hashes, features and content."""
+        hashes = self.contrast.catalogue
+        return [hashes, *on_device(list(item_columns(self.prepared.items, hashes.cpu().numpy())), self.device)]
 
     def recgpt(self) -> RecGPT:
         """The model as callers hold it (in eval mode)."""

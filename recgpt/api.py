@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from recgpt.config import Section, validate
-from recgpt.data.batch import EventBatch, item_columns, tensor
+from recgpt.data.batch import EventBatch, item_columns, on_device, tensor
 from recgpt.data.events import Events
 from recgpt.data.hashing import hash_ids
 from recgpt.data.items import ItemTable
@@ -61,7 +61,8 @@ class RecGPT:
     """Encodes users into states and recommends from them.
 
     Args:
-        model: the event model; it is put into eval mode (float32).
+        model: the event model; it is put into eval mode (float32). On a GPU, `embed_users`, `item_vectors` and
+            `catalogue` work; states are made by a model on the CPU, where `from_pretrained` puts it.
         items: the run's candidate list.
         told: the `model` and `schema` sections of the `config.json` that it was loaded from, as they stand there;
             default: every value of the model's own.
@@ -252,7 +253,8 @@ class RecGPT:
     def _vectors(self, hashes: np.ndarray, columns: dict[str, Tensor], content: Tensor | None) -> Tensor:
         nothing = torch.zeros(1, 1, dtype=torch.int64)
         batch = EventBatch(tensor(hashes), nothing, nothing[0], nothing, features=columns, content=content)
-        return self.model.vectors(self.model.encode_items(self.builder.known(batch)))
+        batch = on_device(self.builder.known(batch), self.model.device)
+        return self.model.vectors(self.model.encode_items(batch)).cpu()
 
     @cached_property
     def catalogue(self) -> Tensor:

@@ -118,6 +118,11 @@ class EventModel(nn.Module):
             nn.init.eye_(self.item.weight)
         self.mask = None if config.causal else nn.Parameter(torch.randn(dim) * 0.02)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.item.weight.device
+
     def encode_items(self, batch: EventBatch) -> Tensor:
         """[U, D] of the batch's distinct items, shared by inputs and targets."""
         return self.items(batch.items, batch.features, batch.content)
@@ -140,7 +145,11 @@ class EventModel(nn.Module):
         x, real, time = self._tokens(batch)
         hidden, _ = self.transformer(x, real=real, time=time)
         last = batch.length if self.mask is None else batch.length + 1
-        return hidden[:, 0], hidden[:, 1 : batch.item.shape[1] + 1], hidden[torch.arange(len(hidden)), last]
+        return (
+            hidden[:, 0],
+            hidden[:, 1 : batch.item.shape[1] + 1],
+            hidden[torch.arange(len(hidden), device=hidden.device), last],
+        )
 
     def attention_weights(self, batch: EventBatch) -> list[Tensor]:
         """Each layer's attention weights [B, H, T + 1, T + 1] (one more of each with [MASK]), the first token first."""
@@ -193,7 +202,7 @@ class EventModel(nn.Module):
         Args:
             profile: name -> int64 or float32 [1], what is known of the user.
         """
-        time = self._times(torch.zeros(1, 0, dtype=torch.int64))
+        time = self._times(torch.zeros(1, 0, dtype=torch.int64, device=self.device))
         hidden, cache = self.transformer(self.encoder.beginning(1, profile), time=time)
         return hidden[0, 0], cache
 

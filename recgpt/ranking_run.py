@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recgpt.data.batch import on_device
 from recgpt.data.impression_batches import ImpressionBatches, Track
 from recgpt.data.items import ItemTable
 from recgpt.data.prepared import Prepared
@@ -53,7 +54,7 @@ def predict(
     for batch in itertools.chain.from_iterable(data.epoch(None)):
         known = replace(batch, events=known_only(batch.events, items.trained))
         rows = batch.row.numpy()
-        p[rows] = torch.sigmoid(model(known).double()).numpy()
+        p[rows] = torch.sigmoid(model(on_device(known, model.events.device)).double()).cpu().numpy()
         for name, column in labels.items():
             column[rows] = batch.labels[name].numpy()
     return p, labels

@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recgpt.data.batch import EventBatch, chunk_batch, collate, gap_buckets, profile_columns, tensor
+from recgpt.data.batch import EventBatch, chunk_batch, collate, gap_buckets, on_device, profile_columns, tensor
 from recgpt.data.events import NO_TIME, Events
 from recgpt.data.items import ItemTable
 from recgpt.errors import ConfigError, RecGPTError
@@ -267,9 +267,9 @@ class StateBuilder:
     def _padded(self, histories: Sequence[Events]) -> tuple[list[Events], Tensor, Tensor, Tensor]:
         """Windows, hidden vectors [B, D] and [B, T, D] and queries [B, D] of whole histories in one padded pass."""
         windows = [events[self.window.start(len(events)) :] for events in histories]
-        batch = self.known(collate(windows, self.items))
+        batch = on_device(self.known(collate(windows, self.items)), self.model.device)
         first, hidden, last = self.model.read(batch)
-        return windows, first, hidden, self.model.queries(last)
+        return windows, first.cpu(), hidden.cpu(), self.model.queries(last).cpu()
 
     def embed_many(self, histories: Sequence[Events]) -> Tensor:
         """The embeddings of `build_many` alone, [B, D]."""

@@ -7,8 +7,8 @@ is the state that has seen its first t events (t = 0: none), so there are T + 1 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, is_dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from recgpt.data.items import ItemTable
 from recgpt.data.negatives import Drawn
 from recgpt.data.targets import Chosen
 
+Value = TypeVar("Value")
 UNKNOWN_GAP = 0
 N_GAP_BUCKETS = 34
 """The last one holds gaps of 2^32 seconds (136 years) and more, which no two times from 1970 to 2099 have."""
@@ -68,6 +69,20 @@ class EventBatch:
     masked: Tensor | None = None
     dropped: Tensor | None = None
     skip: Tensor | None = None
+
+
+def on_device(value: Value, device: torch.device) -> Value:
+    """A batch on a device: tensors, and dicts, lists and dataclasses of them; all else, and what is there, as it is."""
+    moved: Any = value
+    if isinstance(value, Tensor):
+        moved = value.to(device, non_blocking=True)
+    elif isinstance(value, dict):
+        moved = {name: on_device(part, device) for name, part in value.items()}
+    elif isinstance(value, list):
+        moved = [on_device(part, device) for part in value]
+    elif is_dataclass(value) and not isinstance(value, type):
+        moved = replace(value, **{name: on_device(part, device) for name, part in vars(value).items()})
+    return moved
 
 
 def tensor(array: NDArray) -> Tensor:

@@ -20,6 +20,8 @@ from recgpt.losses.frequency import CountMinEstimate, Estimate, ExactEstimate, F
 from recgpt.losses.next_item import LogWeights, Mask, multiplicity_offset, next_item_loss
 from recgpt.losses.objectives import MASKED, Objective
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -51,13 +53,19 @@ class Contrast:
         items: the run's items; those with a training event are the catalogue.
         estimate: how often batches hold an item; updated by every loss that reads it.
         negatives: the drawer of the batches' negatives, for its probabilities.
+        device: of the batches.
     """
 
     def __init__(
-        self, config: LossConfig, items: ItemTable, estimate: Estimate, negatives: DrawnNegatives | None
+        self,
+        config: LossConfig,
+        items: ItemTable,
+        estimate: Estimate,
+        negatives: DrawnNegatives | None,
+        device: torch.device = _CPU,
     ) -> None:
         self.config, self.estimate = config, estimate
-        self.catalogue = torch.from_numpy(items.hash[items.n_train_events > 0])
+        self.catalogue = torch.from_numpy(items.hash[items.n_train_events > 0]).to(device)
         self._ordered, self._order = self.catalogue.sort()
         self.objective = Objective(
             "khrylchenko" if config.correction == "khrylchenko" else config.kind,
@@ -67,8 +75,8 @@ class Contrast:
             hard=config.hard,
         )
         if negatives is not None:
-            self.drawn_hashes = torch.from_numpy(negatives.hashes)
-            self.drawn_log_q = torch.from_numpy(negatives.probability).log().float()
+            self.drawn_hashes = torch.from_numpy(negatives.hashes).to(device)
+            self.drawn_log_q = torch.from_numpy(negatives.probability).log().float().to(device)
 
     def columns(self, batch: EventBatch) -> Columns:
         """The columns of a batch."""

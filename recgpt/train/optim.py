@@ -13,7 +13,7 @@ from torch.optim import AdamW
 
 from recgpt.config import Section
 from recgpt.errors import ConfigError
-from recgpt.train.precision import Precision
+from recgpt.train.device import Precision
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 

@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from recgpt.config import Section, dump_config, flatten, parse_yaml
+from recgpt.config import Section, dump_config, flatten, parse_yaml, validate
 from recgpt.errors import ConfigError, RecGPTError
 from recgpt.files import atomic_write_text
+from recgpt.train.device import Device
 from recgpt.train.log import METRICS, WandbConfig, read_records
 
 CONFIG = "config.yaml"
@@ -75,6 +76,10 @@ class RunConfig(Section):
 
     patience: int | None = Field(None, ge=1)
     """End after so many validations in a row without a better one."""
+
+    device: Device = "auto"
+    """Where training computes: `cuda` (the current GPU), `cpu`, or `auto`, the GPU where one is. Loading, serving and
+    the command lines that read a finished run compute on the CPU."""
 
     threads: int | None = Field(None, ge=1)
     """CPU threads of torch; null = torch's own choice."""
@@ -180,7 +185,10 @@ def _differing_keys(saved: Path, resolved: Section, most: int = 3) -> list[str]:
     old = parse_yaml(saved.read_text(encoding="utf-8"), str(saved))
     if not isinstance(old, dict):
         return [f"{saved.name} holds no settings"]
-    before = flatten(old)
+    try:  # a setting that did not exist then has its default, which leaves a run what it was
+        before = flatten(parse_yaml(dump_config(validate(type(resolved), old, str(saved))), str(saved)))
+    except ConfigError:
+        before = flatten(old)
     now = flatten(parse_yaml(dump_config(resolved), "the config"))
     exempt = {*_PLACES, *(("run.log",) if now.get("run.log") is None else ())}
     keys = [k for k in (*now, *(k for k in before if k not in now)) if k not in exempt]

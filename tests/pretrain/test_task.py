@@ -221,7 +221,7 @@ def test_counts_of_targets_train(data: dict[str, Any], estimate: str, columns: s
     share = items.n_train_events[trained] / items.n_train_events.sum()
     frequency = made.model.frequency
     assert not isinstance(frequency, FrequencyEstimate)
-    np.testing.assert_allclose(frequency.log_draw(made.catalogue).exp().numpy(), share, rtol=1e-5)
+    np.testing.assert_allclose(frequency.log_draw(made.contrast.catalogue).exp().numpy(), share, rtol=1e-5)
     assert any(name.startswith("frequency.") for name in made.model.state_dict()) == (estimate == "count_min")
 
 
@@ -385,5 +385,5 @@ def test_no_user_to_validate_on_gives_no_metric(tmp_path: Path) -> None:
 def test_the_catalogue_is_what_training_saw(data: dict[str, Any]) -> None:
     items = task(data).prepared.items
     trained = items.hash[items.n_train_events > 0].tolist()
-    assert task(data).catalogue.tolist() == trained
+    assert task(data).contrast.catalogue.tolist() == trained
     assert 20 < len(trained) < len(items)

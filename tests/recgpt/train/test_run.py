@@ -74,6 +74,18 @@ def test_a_moved_run_goes_on(tmp_path: Path) -> None:
     assert run_status(tmp_path / "b", config(tmp_path / "b")) == "finished"
 
 
+def test_a_setting_that_is_newer_than_the_run_has_its_default(tmp_path: Path) -> None:
+    toy = trained(tmp_path)
+    saved = tmp_path / "config.yaml"
+    whole = saved.read_text()
+    saved.write_text(whole.replace(" device: auto,", ""))
+    assert saved.read_text() != whole
+    assert run_status(tmp_path, toy) == "finished"
+    other = toy.model_copy(update={"run": toy.run.model_copy(update={"device": "cpu"})})
+    with pytest.raises(ConfigError, match="run.device: auto there, cpu here"):
+        run_status(tmp_path, other)
+
+
 def test_started_but_without_a_checkpoint(tmp_path: Path) -> None:
     toy = config(tmp_path)
     start_run(tmp_path, toy)
