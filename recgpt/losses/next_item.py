@@ -24,6 +24,9 @@ _PER_ROW_FLOATS = 1 << 23
 _WHOLE = 32
 """All U products are cheaper than gathering K vectors for each row while U is at most this often K (one core)."""
 
+_LEAST = 1e-38
+"""A probability of which a logarithm can be taken."""
+
 
 @dataclass(frozen=True)
 class LogWeights:
@@ -60,6 +63,62 @@ class _Form:
     objective: Objective
     chunk: int
     dtype: torch.dtype
+
+    def fused(self) -> bool:
+        """Whether a row's softmax is one pass over its rounded scores, with log-weights that the product adds."""
+        weights, objective = self.weights, self.objective
+        plain = objective.kind == "softmax" and not objective.hard
+        return (
+            self.dtype == torch.bfloat16
+            and plain
+            and weights.group is None
+            and weights.top is None
+            and weights.bottom is None
+        )
+
+
+class _FusedSoftmax(torch.autograd.Function):
+    """`_SharedColumns` of a plain softmax in bfloat16, whose scores are read once where there they are read five times.
+
+    A column's log-weight is two more entries of its vector (it and what its rounding leaves), against ones of the
+    queries. The softmax itself is computed in float32 and rounded, as its gradient is in either form.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, v: Tensor, positive: Tensor, form: _Form) -> Tensor:
+        n, dim = q.shape
+        columns, queries = v.to(form.dtype), q.to(form.dtype)
+        own = (queries.float() * columns[positive].float()).sum(1).to(form.dtype)
+        weighted, asking = columns, queries
+        if form.weights.column is not None:
+            weight = form.weights.column.to(form.dtype)
+            rest = (form.weights.column - weight).to(form.dtype)
+            weighted = torch.cat((columns, weight[:, None], rest[:, None]), 1)
+            asking = F.pad(queries, (0, 2), value=1.0)
+        weighted_t = weighted.t().contiguous()
+        dq, dv = torch.empty_like(q), torch.zeros_like(v)
+        total = torch.zeros((), dtype=torch.float64, device=q.device)
+        for i in range(0, n, form.chunk):
+            here = slice(i, i + form.chunk)
+            scores = asking[here] @ weighted_t
+            removed = _removed(form.mask, i, form.chunk)
+            if removed is not None:
+                scores.masked_fill_(removed, MASKED)
+            place = (torch.arange(len(scores), device=q.device), positive[here])
+            scores[place] = own[here]
+            g = scores.softmax(1)
+            p = g[place].float()
+            total -= p.clamp(min=_LEAST).log().sum(dtype=torch.float64)
+            g[place] = (p - 1).to(form.dtype)
+            dq[here] = g @ columns
+            dv += g.t() @ queries[here]
+        ctx.save_for_backward(dq / n, dv / n)
+        return (total / n).to(q.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        dq, dv = ctx.saved_tensors
+        return grads[0] * dq, grads[0] * dv, None, None
 
 
 class _SharedColumns(torch.autograd.Function):
@@ -232,7 +291,7 @@ def next_item_loss(
         return _OwnColumns.apply(scaled, v, positive, drawn, form)
     if own is not None:
         return _DrawnColumns.apply(scaled, v, own[0], own[1], positive, form)
-    return _SharedColumns.apply(scaled, v, positive, form)
+    return (_FusedSoftmax if form.fused() else _SharedColumns).apply(scaled, v, positive, form)
 
 
 def multiplicity_offset(positive: Tensor, n_columns: int) -> Tensor:

@@ -21,6 +21,9 @@ from torch.nn import functional as F
 
 from recgpt.errors import ConfigError
 
+_HALVED = 160
+"""From so many positions on, two halves cost less than one product (one core, 2 heads of 32)."""
+
 
 class Attention(Protocol):
     """A backend: q [B, H, Tq, d], k and v [B, H, Tk, d] -> [B, H, Tq, d]."""
@@ -102,7 +105,24 @@ def sdpa(
 def matmul(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, real: Tensor | None = None, causal: bool = True
 ) -> Tensor:
-    """Batched products in the type given; in bfloat16 on CPU it trains 1.3 times as fast as `sdpa` (200 positions)."""
+    """Batched products in the type given; in bfloat16 on CPU it trains faster than `sdpa`.
+
+    The earlier half of a long causal sequence never forms its scores of the later half.
+    """
+    n = q.shape[-2]
+    if not causal or n != k.shape[-2] or n < _HALVED:
+        return _matmul(q, k, v, bias, real, causal)
+    half = n // 2
+    inner = None if bias is None else bias[..., :half, :half]
+    known = None if real is None else real[:, :half]
+    early = _matmul(q[:, :, :half], k[:, :, :half], v[:, :, :half], inner, known)
+    late = _matmul(q[:, :, half:], k, v, None if bias is None else bias[..., half:, :], real)
+    return torch.cat((early, late), 2)
+
+
+def _matmul(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, real: Tensor | None = None, causal: bool = True
+) -> Tensor:
     B, H, Tq, d = q.shape
     Tk = k.shape[-2]
     added = q.new_zeros(Tq, Tk) if bias is None else bias.to(q.dtype)

@@ -1,6 +1,7 @@
 """The next-item loss by hand, against plain cross-entropy, and its corrections on a toy."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from recgpt.losses.frequency import FrequencyEstimate
 from recgpt.losses.next_item import multiplicity_offset, next_item_loss
+from recgpt.losses.objectives import Objective
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -96,12 +98,39 @@ def test_no_target_gives_zero() -> None:
     assert v.grad.abs().max() == 0
 
 
-def test_bf16_products_stay_close() -> None:
-    q, v = unit(600, 64).float(), unit(300, 64, seed=1).float()
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_bf16_products_stay_close(masked: bool, weighted: bool) -> None:
+    """Loss and gradients of the fused form, against float32: as near as rounding lets the general form be."""
+    generator = torch.Generator().manual_seed(2)
     positive = torch.arange(600) % 300
-    exact = next_item_loss(q, v, positive, temperature=0.05)
-    rough = next_item_loss(q, v, positive, temperature=0.05, dtype=torch.bfloat16)
-    assert rough.item() == pytest.approx(exact.item(), rel=2e-3)
+    mask = (torch.rand(5, 300, generator=generator) < 0.2, torch.arange(600) % 5) if masked else None
+    offset = -torch.rand(300, generator=generator).log() if weighted else None
+
+    def learned(dtype: torch.dtype, objective: Objective) -> tuple[float, torch.Tensor, torch.Tensor]:
+        q, v = (unit(n, 64, seed=n).float().requires_grad_() for n in (600, 300))
+        options: dict[str, Any] = {"offset": offset, "mask": mask, "objective": objective, "dtype": dtype}
+        loss = next_item_loss(q, v, positive, temperature=0.05, **options)
+        loss.backward()
+        return loss.item(), q.grad, v.grad
+
+    exact = learned(torch.float32, Objective())
+    for objective in (Objective(), Objective(hard=299)):  # the second is the general form
+        rough = learned(torch.bfloat16, objective)
+        assert rough[0] == pytest.approx(exact[0], rel=1e-3)
+        for ours, theirs in zip(rough[1:], exact[1:], strict=True):
+            assert (ours - theirs).norm() < 0.008 * theirs.norm()
+
+
+def test_a_masked_column_learns_nothing_in_bf16_either() -> None:
+    q, v = unit(8, 16).float().requires_grad_(), unit(5, 16, seed=1).float().requires_grad_()
+    removed = torch.zeros(1, 5, dtype=torch.bool)
+    removed[0, 4] = True
+    positive = torch.arange(8) % 4
+    mask = (removed, torch.zeros(8, dtype=torch.int64))
+    next_item_loss(q, v, positive, temperature=0.05, mask=mask, dtype=torch.bfloat16).backward()
+    assert v.grad[4].abs().max() == 0
+    assert v.grad[:4].abs().amin(0).max() > 0
 
 
 # -- the correction ----------------------------------------------------------------------------------------------------

@@ -37,6 +37,18 @@ def operands(n_queries: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("n_queries", [1, 3, 7])
 def test_backends_equal_the_reference(name: str, n_queries: int, case: str) -> None:
     """Values, and gradients of queries, keys, values and bias."""
+    _equals(name, n_queries, case)
+
+
+@pytest.mark.parametrize("case", HERE)
+@pytest.mark.parametrize("n_queries", [1, 6, 7])
+def test_halves_equal_the_reference(n_queries: int, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long causal sequence is computed in two halves; here 6 positions and more are long."""
+    monkeypatch.setattr(attention, "_HALVED", 6)
+    _equals("matmul", n_queries, case)
+
+
+def _equals(name: str, n_queries: int, case: str) -> None:
     bias, real, causal = options(case, n_queries)
     given = [*operands(n_queries), *([] if bias is None else [bias])]
     leaves = [x.clone().requires_grad_() for x in given]
