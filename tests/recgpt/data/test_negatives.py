@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from recgpt.data import negatives
 from recgpt.data.events import Events
 from recgpt.data.hashing import hash_ids
 from recgpt.data.negatives import Alias, DrawnNegatives, target_counts
@@ -108,6 +109,17 @@ def test_a_user_who_knows_every_item_still_gets_negatives() -> None:
     drawer = DrawnNegatives(hashes(), 4, per_row=True, avoid=True)
     drawn = draw(drawer, [events(list(range(50)))], [Chosen(np.array([50]), hashes()[[0]])])
     assert len(drawn) == 4
+
+
+def test_many_windows_of_many_items_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where flags would not fit, what a window holds is searched for."""
+    windows = [events(list(range(40))), events([7])]
+    targets = [Chosen(np.array([3, 40]), hashes()[[3, 44]]), Chosen(np.array([1]), hashes()[[8]])]
+    drawn = []
+    for limit in (1 << 28, 0):
+        monkeypatch.setattr(negatives, "_FLAGS", limit)
+        drawn.append(draw(DrawnNegatives(hashes(), 50, per_row=True, avoid=True), windows, targets))
+    np.testing.assert_array_equal(*drawn)
 
 
 def test_an_item_outside_the_catalogue_is_nothing_to_avoid() -> None:
