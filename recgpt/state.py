@@ -267,13 +267,18 @@ class StateBuilder:
     def _padded(self, histories: Sequence[Events]) -> tuple[list[Events], Tensor, Tensor, Tensor]:
         """Windows, hidden vectors [B, D] and [B, T, D] and queries [B, D] of whole histories in one padded pass."""
         windows = [events[self.window.start(len(events)) :] for events in histories]
-        batch = on_device(self.known(collate(windows, self.items)), self.model.device)
+        batch = self._batch(windows)
         first, hidden, last = self.model.read(batch)
         return windows, first.cpu(), hidden.cpu(), self.model.queries(last).cpu()
 
+    def _batch(self, windows: Sequence[Events]) -> EventBatch:
+        return on_device(self.known(collate(windows, self.items)), self.model.device)
+
+    @torch.no_grad()
     def embed_many(self, histories: Sequence[Events]) -> Tensor:
         """The embeddings of `build_many` alone, [B, D]."""
-        return self._padded(histories)[3]
+        batch = self._batch([events[self.window.start(len(events)) :] for events in histories])
+        return self.model.queries(self.model.newest(batch)).cpu()
 
     def build_many(self, histories: Sequence[Events]) -> list[UserState]:
         """Encode whole histories in one padded pass: within 1e-5 of `build`."""

@@ -91,24 +91,25 @@ def tensor(array: NDArray) -> Tensor:
 
 
 def gap_buckets(time: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Buckets 1 + floor(log2(1 + seconds)) of the gaps between successive events, int64 [N] in [0, `N_GAP_BUCKETS`).
+    """Buckets 1 + floor(log2(1 + seconds)) of the gaps between successive events, int64 [..., N] below `N_GAP_BUCKETS`.
 
     The first event of a run, and any gap that touches an unknown time, is unknown (0); a backward step counts as 0
     seconds.
 
     Args:
-        time: int64 [N] microseconds or `NO_TIME`.
+        time: int64 [..., N] microseconds or `NO_TIME`.
     """
-    buckets = np.zeros(len(time), np.int64)
-    buckets[1:] = gap_between(time[:-1], time[1:])
+    buckets = np.zeros(time.shape, np.int64)
+    if (time != NO_TIME).any():
+        buckets[..., 1:] = gap_between(time[..., :-1], time[..., 1:])
     return buckets
 
 
 def gap_between(before: NDArray[np.int64], after: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Buckets of N gaps, as `gap_buckets`, int64 [N].
+    """Buckets of gaps, as `gap_buckets`, int64 [...].
 
     Args:
-        before: int64 [N] microseconds or `NO_TIME`.
+        before: int64 [...] microseconds or `NO_TIME`.
         after: the same.
     """
     known = (after != NO_TIME) & (before != NO_TIME)
@@ -166,11 +167,12 @@ def collate(
     wanted = inverse[ends[-1] : len(inverse) - len(drawn)]
     features, content = item_columns(items, distinct)
     first = windows[0]
+    time = pad([window.time for window in windows], width, NO_TIME)
     return EventBatch(
         items=torch.from_numpy(distinct),
         item=pad(rows, width, 0),
         length=torch.from_numpy(lengths),
-        gap=pad([gap_buckets(window.time) for window in windows], width, UNKNOWN_GAP),
+        gap=torch.from_numpy(gap_buckets(time.numpy())),
         outcomes={name: pad([w.outcomes[name] for w in windows], width, np.nan) for name in first.outcomes},
         context={
             name: pad([w.context[name] for w in windows], width, _unknown(column))
@@ -181,7 +183,7 @@ def collate(
         profile=profile_columns(windows),
         target=torch.from_numpy(wanted),
         negative=None if negatives is None else tensor(inverse[len(inverse) - len(drawn) :][negatives.rows]),
-        time=pad([window.time for window in windows], width, NO_TIME),
+        time=time,
         **_target_columns(targets, width),
     )
 

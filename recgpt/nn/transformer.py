@@ -5,6 +5,7 @@ B sequences, T positions, D width, H heads.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -49,6 +50,7 @@ class Transformer(nn.Module):
         real: Tensor | None = None,
         time: Tensor | None = None,
         weights: list[Tensor] | None = None,
+        at: Tensor | None = None,
     ) -> tuple[Tensor, list[KeyValue]]:
         """Hidden vectors of [B, T, D] inputs and the layers' keys and values.
 
@@ -60,6 +62,8 @@ class Transformer(nn.Module):
                 after everything that is read of a causal pass.
             time: int64 [B, start + T] microseconds or NO_TIME, needed with a time bias.
             weights: a list that takes each layer's attention weights [B, H, T, start + T].
+            at: int64 [B], the one position of each sequence that is asked for (with start = 0): hidden vectors
+                [B, 1, D]. The last block then computes no other.
         """
         if self.positions is not None:
             x = self.positions(x, start, real)
@@ -70,7 +74,8 @@ class Transformer(nn.Module):
         frame = Frame(self.rotary, start, self.causal, real, buckets, weights)
         kept: list[KeyValue] = []
         for layer, block in enumerate(self.blocks):
-            x, own = block(x, frame, past[layer] if past else None)
+            last = replace(frame, at=at) if layer == len(self.blocks) - 1 else frame
+            x, own = block(x, last, past[layer] if past else None)
             kept.append(own)
         return self.norm(x), kept
 

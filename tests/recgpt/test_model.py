@@ -185,3 +185,32 @@ def test_a_model_of_another_machines_backend_loads(tmp_path: Path) -> None:
     assert loaded.fingerprint == RecGPT(model.model, model.items).fingerprint != recgpt().fingerprint
     state = recgpt().encode(columns(9))
     assert torch.equal(loaded.encode(columns(9)).embedding, state.embedding)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"block": "standard"},
+        {"block": "standard", "layers": 1, "bias": {"distance": True, "time": True}, "attention": "matmul"},
+        {"block": "standard", "positions": "reverse", "attention": "reference"},
+        {"block": "sasrec", "positions": "learned"},
+        {"block": "bert", "bias": {"time": True}, "attention": "sdpa"},
+        {"block": "ligr"},
+        {"block": "hstu", "bias": {"distance": True}},
+    ],
+)
+def test_the_newest_position_alone_is_what_it_is_among_all(form: dict, causal: bool) -> None:
+    """The last block computes one position of each sequence; histories of several lengths, an empty one too."""
+    model = recgpt(causal=causal, **form)
+    batch = collate(
+        [model.events(columns(n, seed=n)) for n in (5, 16, 1, 11)] + [model.events({"item": []})], model.items
+    )
+    with torch.no_grad():
+        first, every, newest = model.model.read(batch)
+        alone = model.model.newest(batch)
+    torch.testing.assert_close(alone, newest, atol=1e-5, rtol=1e-5)
+    assert (newest[:4] - newest[4]).abs().max() > 0.1
+    if causal:
+        torch.testing.assert_close(alone[4], first[4], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(alone[0], every[0, 4], atol=1e-5, rtol=1e-5)

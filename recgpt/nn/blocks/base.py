@@ -30,6 +30,8 @@ class Frame:
         real: bool [B, start + T], false where a key is padding; None = no padding is in sight.
         buckets: int64 [B, T, start + T] time-gap buckets, for models with a time bias.
         weights: where attention weights [B, H, T, start + T] are collected, or None.
+        at: int64 [B], the one position of each sequence that is asked for; None = all. For the last block of a pass
+            without cached positions.
     """
 
     rotary: Rotary | None
@@ -38,6 +40,18 @@ class Frame:
     real: Tensor | None = None
     buckets: Tensor | None = None
     weights: list[Tensor] | None = None
+    at: Tensor | None = None
+
+    def asked(self, x: Tensor) -> Tensor:
+        """Of x [B, T, ...] the positions that are asked for: [B, 1, ...], or all."""
+        return x if self.at is None else x[torch.arange(len(x), device=x.device), self.at].unsqueeze(1)
+
+    def seen(self, n_keys: int) -> Tensor:
+        """Where the positions `at` may look, bool [B, 1, 1, T]."""
+        assert self.at is not None
+        place = torch.arange(n_keys, device=self.at.device)
+        seen = place <= self.at[:, None] if self.causal else torch.ones_like(place, dtype=torch.bool)[None]
+        return (seen if self.real is None else seen & self.real)[:, None, None]
 
     def turned(self, x: Tensor) -> Tensor:
         """Queries and keys [B, T, ..., H, d] with their positions."""
@@ -46,6 +60,8 @@ class Frame:
 
 class Block(nn.Module):
     """One layer: `(x [B, T, D], frame, past)` -> x of the same shape, and this part's own keys and values.
+
+    With `frame.at`, x of the positions asked for alone, [B, 1, D].
 
     Args:
         config: sizes and parts.
@@ -70,8 +86,12 @@ class Block(nn.Module):
         raise NotImplementedError
 
     def added(self, frame: Frame, n_queries: int) -> Tensor | None:
-        """The bias of the scores, or None."""
-        return None if self.bias is None else self.bias(frame.start, n_queries, frame.buckets)
+        """The bias of the scores [B | 1, H | 1, Tq, Tk], or None."""
+        bias = None if self.bias is None else self.bias(frame.start, n_queries, frame.buckets)
+        if bias is None or frame.at is None:
+            return bias
+        rows = bias.expand(len(frame.at), -1, -1, -1)
+        return rows[torch.arange(len(rows), device=rows.device), :, frame.at].unsqueeze(2)
 
 
 class SoftmaxBlock(Block):
@@ -82,7 +102,10 @@ class SoftmaxBlock(Block):
         self.backend = backend(config.attention)
 
     def attend(self, qk: Tensor, v: Tensor, frame: Frame, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
-        """Attention of queries and keys [B, T, 2, H, d] and values [B, T, H, d] -> [B, T, D], own keys and values."""
+        """Attention of queries and keys [B, T, 2, H, d] and values [B, T, H, d] -> [B, T, D], own keys and values.
+
+        With `frame.at`, [B, 1, D].
+        """
         B, T, _, H, d = qk.shape
         qk = frame.turned(qk)
         q, k, v = (part.transpose(1, 2) for part in (qk[:, :, 0], qk[:, :, 1], v))
@@ -90,8 +113,13 @@ class SoftmaxBlock(Block):
         added = self.added(frame, T)
         if frame.weights is not None:
             frame.weights.append(weights(q, keys, added, frame.real, frame.causal))
-        y = self.backend(q, keys, values, added, frame.real, frame.causal)
-        return y.transpose(1, 2).reshape(B, T, H * d), (k, v)
+        if frame.at is None:
+            y = self.backend(q, keys, values, added, frame.real, frame.causal)
+        else:
+            hidden = torch.where(frame.seen(T), 0.0, -torch.inf)
+            bias = hidden if added is None else hidden + added
+            y = self.backend(frame.asked(q.transpose(1, 2)).transpose(1, 2), keys, values, bias, causal=False)
+        return y.transpose(1, 2).flatten(2), (k, v)
 
 
 def extended(own: KeyValue, past: KeyValue | None) -> KeyValue:

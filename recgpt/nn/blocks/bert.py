@@ -36,6 +36,6 @@ class BertBlock(SoftmaxBlock):
         B, T, D = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.heads, D // self.heads)
         y, own = self.attend(qkv[:, :, :2], qkv[:, :, 2], frame, past)
-        x = self.norm_attention(x + dropout(self.out(y), self.dropout, self.training))
+        x = self.norm_attention(frame.asked(x) + dropout(self.out(y), self.dropout, self.training))
         y = self.down(F.gelu(self.up(x)))
         return self.norm_feed_forward(x + dropout(y, self.dropout, self.training)), own

@@ -48,16 +48,16 @@ class HstuBlock(Block):
         qk = frame.turned(vqk[:, :, 1:])
         q, k, v = (part.transpose(1, 2) for part in (qk[:, :, 0], qk[:, :, 1], vqk[:, :, 0]))
         keys, values = extended((k, v), past)
-        weights = self.intensity(q, keys, frame)
+        weights = self.intensity(frame.asked(q.transpose(1, 2)).transpose(1, 2), keys, frame)
         if frame.weights is not None:
             frame.weights.append(weights)
-        y = (weights.to(values.dtype) @ values).transpose(1, 2).reshape(B, T, D)
-        y = dropout(u * F.layer_norm(y, (D,), eps=_EPS), self.dropout, self.training)
-        return x + self.out(y), (k, v)
+        y = (weights.to(values.dtype) @ values).transpose(1, 2).flatten(2)
+        y = dropout(frame.asked(u) * F.layer_norm(y, (D,), eps=_EPS), self.dropout, self.training)
+        return frame.asked(x) + self.out(y), (k, v)
 
     def intensity(self, q: Tensor, k: Tensor, frame: Frame) -> Tensor:
         """The weights A [B, H, Tq, Tk]; they need not sum to 1."""
-        scores, added = q @ k.transpose(-1, -2), self.added(frame, q.shape[-2])
+        scores, added = q @ k.transpose(-1, -2), self.added(frame, k.shape[-2] - frame.start)
         weights = F.silu(scores if added is None else scores + added) / self.length
-        seen = visible(q.shape[-2], frame.real, frame.causal, k)
+        seen = visible(q.shape[-2], frame.real, frame.causal, k) if frame.at is None else frame.seen(k.shape[-2])
         return weights if seen is None else weights * seen

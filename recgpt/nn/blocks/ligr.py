@@ -40,6 +40,7 @@ class LigrBlock(SoftmaxBlock):
         B, T, D = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(B, T, 3, self.heads, D // self.heads)
         y, own = self.attend(qkv[:, :, :2], qkv[:, :, 2], frame, past)
+        x = frame.asked(x)
         x = x + self.gate_attention(x).sigmoid() * dropout(self.out(y), self.dropout, self.training)
         gate, linear = self.up(self.norm_feed_forward(x)).chunk(2, -1)
         y = self.down(dropout(F.silu(gate) * linear, self.dropout, self.training))

@@ -46,6 +46,6 @@ class SasrecBlock(SoftmaxBlock):
         q = self.query(normed).view(B, T, 1, self.heads, D // self.heads)
         kv = self.key_value(x).view(B, T, 2, self.heads, D // self.heads)
         y, own = self.attend(torch.cat((q, kv[:, :, :1]), 2), kv[:, :, 1], frame, past)
-        x = self.norm_feed_forward(normed + dropout(y, self.dropout, self.training))
+        x = self.norm_feed_forward(frame.asked(normed) + dropout(y, self.dropout, self.training))
         y = dropout(F.relu(self.up(x)), self.dropout, self.training)
         return x + dropout(self.down(y), self.dropout, self.training), own

@@ -37,7 +37,7 @@ class StandardBlock(SoftmaxBlock):
         B, T, D = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(B, T, 3, self.heads, D // self.heads)
         y, own = self.attend(qkv[:, :, :2], qkv[:, :, 2], frame, past)
-        x = x + dropout(self.out(y), self.dropout, self.training)
+        x = frame.asked(x) + dropout(self.out(y), self.dropout, self.training)
         gate, linear = self.up(self.norm_feed_forward(x)).chunk(2, -1)
         y = self.down(F.silu(gate) * linear)
         return x + dropout(y, self.dropout, self.training), own
