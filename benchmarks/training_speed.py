@@ -1,7 +1,6 @@
-"""Training events per second on a log, beside RecTools' SASRec on the same events and shapes.
+"""Training events per second of a config beside RecTools' SASRec, in turn; peak memory; how near the machine's floor.
 
-An event counts when it is a target (padding and repeated context do not). The first steps are left out: they import
-and allocate.
+An event counts when it is a target (padding and repeated context do not). Every measurement is a process of its own.
 """
 
 from __future__ import annotations
@@ -12,88 +11,70 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
-SHAPE = {"dim": 64, "layers": 2, "heads": 2}
-LENGTH, WARM_UP = 200, 5
+import torch
 
+from benchmarks.steps import WARM_UP, Steps, matrix_rate, peak, targets
 
-def ours(log: Path, seconds: float, threads: int) -> float:
-    """Events per second of recgpt's own loop body: batches, forward, backward, update."""
-    import torch
-
-    from recgpt.data.prepare import prepare
-    from recgpt.model import EventModel
-    from recgpt.stages import load_stage
-    from recgpt.train.optim import build_optimizer, clip_gradients, gradient_norm
-
-    torch.set_num_threads(threads)
-    load_stage("pretrain")
-    from recgpt.pretrain.main import resolve  # type: ignore[import-not-found]
-    from recgpt.pretrain.task import PretrainTask  # type: ignore[import-not-found]
-
-    with tempfile.TemporaryDirectory() as folder:
-        columns = {"header": False, "delimiter": " ", "columns": ["user", "item"]}
-        data = {"events": str(log), "format": columns, "user": "user", "item": "item", "order": "row"}
-        window = {"length": LENGTH, "stride": LENGTH // 2, "chunk": LENGTH // 8}
-        config = resolve(
-            {
-                "data": data | {"prepared": folder + "/prepared"},
-                "model": SHAPE | {"window": window, "id": {"rows": 8192}},
-                "optim": {"lr": 2e-3},
-            }
-        )
-        prepared = prepare(config.data, progress=False)
-        task = PretrainTask(config, prepared, EventModel(config.model, prepared.schema, prepared.items.trained))
-        optimizer = build_optimizer(task.model, config.optim)
-        task.model.train()
-        events, steps, started, epoch = 0, 0, time.perf_counter(), 0
-        while True:
-            for batch in task.batches(epoch, 0):
-                optimizer.zero_grad(set_to_none=True)
-                result = task.step(batch)
-                result.loss.backward()
-                clip_gradients(optimizer, float(gradient_norm(optimizer)), config.optim.clip_norm)
-                optimizer.step()
-                steps += 1
-                if steps == WARM_UP:
-                    events, started = 0, time.perf_counter()
-                elif steps > WARM_UP:
-                    events += result.targets
-                    if time.perf_counter() - started > seconds:
-                        return events / (time.perf_counter() - started)
-            epoch += 1
-
-
+ROOT = Path(__file__).resolve().parents[1]
 PEER = Path(__file__).parent / "peers" / "rectools_sasrec.py"
+LENGTH = 200
 
 
-def rectools(python: str, log: Path, seconds: float, threads: int) -> float:
-    """Events per second of RecTools' SASRec, in its own interpreter."""
-    words = [python, str(PEER), str(log), str(seconds), str(threads), str(LENGTH), str(WARM_UP)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+def ours(config: str, overrides: list[str], seconds: float) -> dict[str, float]:
+    """Events per second of the loop's own step: batches, forward, backward, update; and what the products allow."""
+    with tempfile.TemporaryDirectory() as folder:
+        steps = Steps.of(config, [*overrides, f"data.prepared={folder}/prepared"])
+        wall, cpu = steps.timed(seconds, targets)
+        found = {"events_per_second": wall, "events_per_cpu_second": cpu, "peak_mib": peak() - steps.imported}
+        flops, rate = steps.flops(targets), matrix_rate(steps.device)
+    limits = {"flops_per_event": flops, "matrix_flops_per_second": rate, "floor_events_per_second": rate / flops}
+    return found | limits | {"share_of_floor": wall * flops / rate}
+
+
+def measured(words: list[str]) -> dict[str, float]:
+    """The last line that a process of its own prints."""
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    return {str(name): float(value) for name, value in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
 def main() -> None:
-    """Measure in turn and print medians and the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("log", type=Path)
-    parser.add_argument("--peer", metavar="PYTHON", help="interpreter that has rectools[torch]")
+    """Measure in turn; a line each on stderr, medians and ratios as one JSON object on stdout."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training_speed", description=__doc__)
+    parser.add_argument("config", help="pretraining config, such as configs/pretrain/ml-1m.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="such as model.dim=64")
+    parser.add_argument("--peer", nargs=2, metavar=("PYTHON", "LOG"), help="interpreter with rectools[torch]; the log")
     parser.add_argument("--seconds", type=float, default=30, help="training time of one measurement")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    found: dict[str, list[float]] = {"recgpt": [], "rectools": []}
+    torch.set_num_threads(arguments.threads)
+    if arguments.one:
+        print(json.dumps(ours(arguments.config, arguments.overrides, arguments.seconds)))
+        return
+    limits = ["--seconds", str(arguments.seconds), "--threads", str(arguments.threads)]
+    module = [sys.executable, "-m", "benchmarks.training_speed", arguments.config, *arguments.overrides]
+    words = {"recgpt": [*module, "--one", *limits]}
+    if arguments.peer:
+        python, log = arguments.peer
+        shape = [str(each) for each in (arguments.seconds, arguments.threads, LENGTH, WARM_UP)]
+        words["rectools"] = [python, str(PEER), log, *shape]
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in words}
     for _ in range(arguments.repeats):
-        found["recgpt"].append(ours(arguments.log, arguments.seconds, arguments.threads))
-        if arguments.peer:
-            found["rectools"].append(rectools(arguments.peer, arguments.log, arguments.seconds, arguments.threads))
-        print({name: [round(rate) for rate in rates] for name, rates in found.items()}, file=sys.stderr)
-    medians = {name: statistics.median(rates) for name, rates in found.items() if rates}
-    ratios = [a / b for a, b in zip(found["recgpt"], found["rectools"], strict=False)]
-    print(json.dumps({"events_per_second": medians, "ratio": statistics.median(ratios) if ratios else None}))
+        for name in words:
+            found[name].append(measured(words[name]))
+            print(name, {key: round(value, 2) for key, value in found[name][-1].items()}, file=sys.stderr)
+    told: dict[str, Any] = {
+        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in found.items()
+    }
+    if arguments.peer:
+        pairs = list(zip(found["recgpt"], found["rectools"], strict=True))
+        for key in ("events_per_second", "peak_mib"):
+            told[f"ratio_{key}"] = statistics.median(a[key] / b[key] for a, b in pairs)
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":

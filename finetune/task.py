@@ -26,6 +26,7 @@ from recgpt.ranking.network import RankingNetwork
 from recgpt.ranking_run import predict
 from recgpt.state import known_only
 from recgpt.train import StepResult
+from recgpt.train.ahead import read_ahead
 from recgpt.train.device import product_dtype, training_device
 
 if TYPE_CHECKING:
@@ -138,7 +139,8 @@ class FinetuneTask:
 
     def batches(self, epoch: int, skip: int) -> Iterator[list[ImpressionBatch]]:
         """The batches of an epoch in parts of like width, a pure function of (seed, epoch)."""
-        return self.data.epoch(epoch, skip)
+        batches = self.data.epoch(epoch, skip)
+        return batches if self.device.type == "cpu" else read_ahead(batches)
 
     def steps_in_epoch(self, epoch: int) -> int:
         """Batches of an epoch."""

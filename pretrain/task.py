@@ -25,6 +25,7 @@ from recgpt.losses.self_supervision import SelfSupervision
 from recgpt.model import EventModel
 from recgpt.nn.queries import hide_wanted
 from recgpt.train import StepResult
+from recgpt.train.ahead import read_ahead
 from recgpt.train.device import product_dtype, training_device
 
 from .targets import check_some, target_rule
@@ -85,7 +86,8 @@ class PretrainTask:
 
     def batches(self, epoch: int, skip: int) -> Iterator[EventBatch]:
         """The batches of an epoch, a pure function of (seed, epoch)."""
-        return self.data.epoch(epoch, skip)
+        batches = self.data.epoch(epoch, skip)
+        return batches if self.device.type == "cpu" else read_ahead(batches)
 
     def steps_in_epoch(self, epoch: int) -> int:
         """Batches of an epoch."""

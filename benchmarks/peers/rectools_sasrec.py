@@ -1,7 +1,9 @@
 """Training events per second of RecTools' SASRec (full softmax), for training_speed.py, in RecTools' environment."""
 
+import json
 import logging
 import os
+import resource
 import sys
 import time
 import warnings
@@ -14,6 +16,9 @@ from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 
+IMPORTED = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+"""MiB after the imports."""
+
 
 class Count(pl.Callback):
     """Counts targets after the warm-up and ends the process when the time is over."""
@@ -21,18 +26,21 @@ class Count(pl.Callback):
     def __init__(self, seconds: float, warm_up: int) -> None:
         self.seconds, self.warm_up = seconds, warm_up
         self.steps = self.events = 0
-        self.started = 0.0
+        self.started = self.used = 0.0
 
     def on_train_batch_end(self, trainer, module, out, batch, i) -> None:  # type: ignore[no-untyped-def]
         """Count one step."""
         self.steps += 1
         if self.steps == self.warm_up:
-            self.started = time.perf_counter()
+            self.started, self.used = time.perf_counter(), time.process_time()
         elif self.steps > self.warm_up:
             self.events += int((batch["y"] != 0).sum())
             spent = time.perf_counter() - self.started
             if spent > self.seconds:
-                print(self.events / spent, flush=True)
+                cpu = time.process_time() - self.used
+                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - IMPORTED
+                found = {"events_per_second": self.events / spent, "events_per_cpu_second": self.events / cpu}
+                print(json.dumps(found | {"peak_mib": peak}), flush=True)
                 os._exit(0)  # Lightning has no prompt way out of an epoch
 
 
