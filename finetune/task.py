@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recgpt.ahead import read_ahead
 from recgpt.api import RecGPT
 from recgpt.data.batch import on_device
 from recgpt.data.impression_batches import PARTS, ImpressionBatch, ImpressionBatches, Track, read_impressions
@@ -26,7 +27,6 @@ from recgpt.ranking.network import RankingNetwork
 from recgpt.ranking_run import predict
 from recgpt.state import known_only
 from recgpt.train import StepResult
-from recgpt.train.ahead import read_ahead
 from recgpt.train.device import product_dtype, training_device
 
 if TYPE_CHECKING:

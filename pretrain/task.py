@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from recgpt.ahead import read_ahead
 from recgpt.api import RecGPT
 from recgpt.data.batch import EventBatch, item_columns, on_device
 from recgpt.data.prepared import Prepared
@@ -25,7 +26,6 @@ from recgpt.losses.self_supervision import SelfSupervision
 from recgpt.model import EventModel
 from recgpt.nn.queries import hide_wanted
 from recgpt.train import StepResult
-from recgpt.train.ahead import read_ahead
 from recgpt.train.device import product_dtype, training_device
 
 from .targets import check_some, target_rule

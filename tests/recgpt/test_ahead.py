@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from recgpt.train.ahead import read_ahead
+from recgpt.ahead import read_ahead
 
 
 def threads() -> int:
-    return sum(thread.name == "batches" for thread in threading.enumerate())
+    return sum(thread.name == "read ahead" for thread in threading.enumerate())
 
 
 def test_the_same_batches_in_the_same_order() -> None:

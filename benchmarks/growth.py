@@ -1,0 +1,118 @@
+"""How training speed and memory grow with the window, the catalogue and the batch: `docs/performance.md` shows it.
+
+One thing at a time, from one shape (window 200, 10,000 items, batches of 12,800 padded events; dim 64, 2 layers, 2
+heads; a random log). Every measurement is a process of its own; what is measured already stays in the results' file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.steps import Steps, peak, random_log, targets
+from recgpt.files import atomic_write_text, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PICTURE = ROOT / "benchmarks" / "growth.json", ROOT / "docs" / "growth.svg"
+BASE = {"length": 200, "items": 10_000, "batch": 12_800}
+GROWN = {
+    "length": [50, 100, 200, 500, 1000, 2000],
+    "items": [10**3, 10**4, 10**5, 10**6, 10**7],
+    "batch": [1600, 3200, 6400, 12_800, 25_600, 51_200],
+}
+LABELS = {"length": "window (events)", "items": "items in the catalogue", "batch": "padded events of a batch"}
+EVENTS = 600_000
+"""Of the log; a larger catalogue has one more for each item."""
+
+
+def measure(length: int, items: int, batch: int, seconds: float) -> dict[str, float]:
+    """Events per second and peak MiB beyond the imports and the prepared log."""
+    window = {"length": length, "stride": length // 2, "chunk": max(1, length // 10)}
+    users = max(8, max(EVENTS, items) // length)
+    with tempfile.TemporaryDirectory() as folder:
+        config = {
+            "data": random_log(Path(folder), np.full(users, length), items),
+            "model": {"dim": 64, "layers": 2, "heads": 2, "window": window, "id": {"rows": 16_384}},
+            "optim": {"batch_tokens": batch},
+            "run": {"steps": 1},
+        }
+        steps = Steps.of(config, [])
+        wall, _ = steps.timed(seconds, targets)
+        return {"events_per_second": wall, "peak_mib": peak() - steps.imported}
+
+
+def shapes() -> list[dict[str, int]]:
+    """Each distinct shape once."""
+    every = [BASE | {name: value} for name, values in GROWN.items() for value in values]
+    return list({json.dumps(shape): shape for shape in every}.values())
+
+
+def picture(found: dict[str, dict[str, float]]) -> str:
+    """Two rows (speed, memory) and a column for each thing that grows, as SVG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "growth", "font.size": 9, "font.family": "sans-serif"}
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(9, 4.6), facecolor="white", layout="constrained")
+        grid = figure.subplots(2, len(GROWN), sharey="row")
+        rows = (("events_per_second", "events per second", 1.0), ("peak_mib", "peak memory (GiB)", 1 / 1024))
+        for row, (key, label, scale) in enumerate(rows):
+            for column, (name, values) in enumerate(GROWN.items()):
+                axes = grid[row, column]
+                there = [value for value in values if json.dumps(BASE | {name: value}) in found]
+                heights = [found[json.dumps(BASE | {name: value})][key] * scale for value in there]
+                axes.plot(there, heights, marker="o", markersize=4, color="#0f5f9c")
+                axes.set_xscale("log")
+                axes.set_ylim(bottom=0)
+                axes.grid(color="#d0d7de", linewidth=0.6)
+                axes.set_xlabel(LABELS[name] if row else "")
+                axes.set_ylabel(label if column == 0 else "")
+                for side in ("top", "right"):
+                    axes.spines[side].set_visible(False)
+        out = StringIO()
+        figure.savefig(out, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def main() -> None:
+    """Measure what is missing, then draw; the results as one JSON object on stdout."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=15, help="training time of one measurement")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=list(GROWN), help="one thing that grows")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--picture", type=Path, default=PICTURE)
+    parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.one:
+        print(json.dumps(measure(**arguments.one, seconds=arguments.seconds)))
+        return
+    found = json.loads(arguments.results.read_text("utf-8")) if arguments.results.is_file() else {}
+    for shape in shapes():
+        name = json.dumps(shape)
+        wanted = arguments.only is None or shape[arguments.only] != BASE[arguments.only] or shape == BASE
+        if name in found or not wanted:
+            continue
+        limits = ["--seconds", str(arguments.seconds), "--threads", str(arguments.threads)]
+        words = [sys.executable, "-m", "benchmarks.growth", "--one", name, *limits]
+        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+        found[name] = json.loads(done.stdout.splitlines()[-1])
+        write_json(arguments.results, found)
+        print(shape, {key: round(value) for key, value in found[name].items()}, file=sys.stderr)
+    atomic_write_text(arguments.picture, picture(found))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
