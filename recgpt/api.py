@@ -28,6 +28,7 @@ from recgpt.errors import ConfigError
 from recgpt.files import atomic_write_bytes, write_json
 from recgpt.model import EventModel, ModelConfig
 from recgpt.nn.attention import runnable
+from recgpt.nn.ids.table import store_tables, stored_state
 from recgpt.state import StateBuilder, UserState
 
 BLOCK = 4096
@@ -97,7 +98,7 @@ class RecGPT:
     def _digest(self) -> str:
         # Of the sections as they were written: a later version's new settings and defaults leave a model what it is.
         digest = hashlib.sha256(json.dumps(self._sections(), sort_keys=True).encode())
-        for name, value in sorted(self.model.state_dict().items()):
+        for name, value in sorted(stored_state(self.model).items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         digest.update(self.items.trained.tobytes())
@@ -124,7 +125,7 @@ class RecGPT:
 
     def write(self, folder: Path) -> None:
         """Write the files of a model folder, `config.json` last, so that a half-written folder does not open."""
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in stored_state(self.model).items()}
         atomic_write_bytes(folder / "model.safetensors", safetensors.torch.save(tensors))
         items = io.BytesIO()
         self.items.write(items)
@@ -155,6 +156,7 @@ class RecGPT:
             here = saved.model.model_copy(update={"attention": runnable(saved.model.attention)})
             model = EventModel(here, saved.schema_, None if known is None else known.numpy())
             model.config = saved.model  # as it was trained
+            store_tables(model)
             model.load_state_dict(tensors)
         except (RuntimeError, ConfigError) as error:  # names or shapes, or no list of items for `full`
             detail = " ".join(str(error).split())[:300]

@@ -25,6 +25,7 @@ from recgpt.inspection.tables import (
     untrained_heads,
 )
 from recgpt.inspection.vectors import look_at_items, look_at_queries
+from recgpt.nn.ids.table import learn_tables
 from recgpt.ranker import Ranker, is_ranker
 from recgpt.runs import TrainedRun
 
@@ -86,6 +87,7 @@ def look(trained: TrainedRun, ranker: Ranker | None, told: Told = lambda what: N
     model, items = trained.model.model, trained.model.items
     chosen = items.trained[spread(len(items.trained), MOST_ITEMS)]
     told("looking at the tables")
+    learn_tables(model)  # reads the same, and has gradients
     tables = _tables(trained, ranker)
     told("looking at the items")
     seen = look_at_items(model, items, chosen) if len(chosen) else {"vectors": {}, "norms": {}}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from recgpt.config import Section, flatten, load_config
 from recgpt.errors import ConfigError
 from recgpt.nn.ids import FullEmbedding, IdEmbedding
+from recgpt.nn.ids.table import learn_tables
 
 if TYPE_CHECKING:
     from recgpt.data.prepared import Prepared
@@ -58,10 +59,13 @@ def bind(config: StageConfig, prepared: Prepared) -> StageConfig:
 def load_weights(model: EventModel, start: EventModel, start_from: str) -> None:
     """Copy the weights of an earlier run's model; a table with a row for each item is matched by the items' hashes.
 
+    Rounded tables of that model hold float32 rows afterwards.
+
     Raises:
         ConfigError: the two models have other shapes, read other columns, find an id's rows in another way, or would
             compute something else from the same weights.
     """
+    learn_tables(start)
     old, new = start.state_dict(), model.state_dict()
     for name, ours, theirs in _id_embeddings(model, start):
         if isinstance(ours, FullEmbedding) and isinstance(theirs, FullEmbedding) and ours.dim == theirs.dim:

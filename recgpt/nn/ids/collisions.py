@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recgpt.nn.hashing import mix64
 from recgpt.nn.ids import ID_EMBEDDINGS, IdEmbedding, IdEmbeddingConfig
+from recgpt.nn.ids.table import RoundedTable
 
 SIZES = (10**6, 10**7, 10**8, 10**9)
 
@@ -56,9 +57,12 @@ def without_weights(config: IdEmbeddingConfig, dim: int, known: NDArray[np.int64
 
 
 def n_bytes(embedding: IdEmbedding) -> int:
-    """Bytes of the weights and of saved lists."""
+    """Bytes of the weights as they are stored, and of saved lists; the embedding still learns."""
+    rounded = [module for module in embedding.modules() if isinstance(module, RoundedTable)]
+    learned = {id(table.weight) for table in rounded}
     tensors: list[Tensor] = [*embedding.parameters(), *embedding.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    plain = sum(tensor.numel() * tensor.element_size() for tensor in tensors if id(tensor) not in learned)
+    return plain + sum(table.n_bytes for table in rounded)
 
 
 def id_collisions(config: IdEmbeddingConfig, dim: int, hashes: NDArray[np.int64]) -> dict[str, Any]:

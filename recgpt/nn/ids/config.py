@@ -19,7 +19,7 @@ class IdEmbeddingConfig(Section):
     each. `robe`: blocks of one flat array. `kshift`: rotations of the hash, one table. `unified`: one table for the
     ids and every categorical feature."""
     rows: int = Field(default=65_536, ge=1, le=2**31)
-    """The memory: rows x dim floats in all, whatever a kind makes of them (`full`: no use for it)."""
+    """The memory: rows x dim numbers in all, whatever a kind makes of them (`full`: no use for it)."""
     n_hashes: int = Field(default=2, ge=1, le=16)
     """`hash`, `weighted_hash`, `factorized`: rows that one id sums; two ids are confused only when all agree."""
     width: int = Field(default=16, ge=1)
@@ -32,11 +32,16 @@ class IdEmbeddingConfig(Section):
     """`kshift`: rotations that one id sums."""
     lookups: int = Field(default=2, ge=1, le=8)
     """`unified`: rows that one value concatenates."""
+    bits: Literal[32, 8, 4] = 32
+    """Of a stored number. With 8 or 4 the rows are integers with a scale each, about a quarter or an eighth of the
+    memory; the model learns with them as they will be. Training itself takes the memory of 32. Not for `robe`."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the hash functions."""
 
     @model_validator(mode="after")
-    def _two_tables(self) -> IdEmbeddingConfig:
+    def _fits(self) -> IdEmbeddingConfig:
         if self.kind == "qr" and self.rows < 2:
             raise ValueError(f"rows: {self.rows}; qr divides them between two tables, so give at least 2")
+        if self.kind == "robe" and self.bits != 32:
+            raise ValueError(f"bits: {self.bits} keeps a scale for each row, and robe has no rows; set 32")
         return self

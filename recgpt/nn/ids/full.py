@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recgpt.errors import ConfigError
 from recgpt.nn.ids.base import IdEmbedding
 from recgpt.nn.ids.config import IdEmbeddingConfig
+from recgpt.nn.ids.table import make_table
 
 
 class FullEmbedding(IdEmbedding):
@@ -36,7 +37,7 @@ class FullEmbedding(IdEmbedding):
         hashes = hashes[hashes != 0]
         # An empty run keeps one row under the hash of "no id", which is never read.
         self.register_buffer("known", torch.from_numpy(hashes if len(hashes) else np.zeros(1, np.int64)))
-        self.table = nn.Embedding(len(self.known), dim)
+        self.table = make_table(config, len(self.known), dim)
         nn.init.normal_(self.table.weight, std=std)
         self.slots, self.confusion, self.reach = len(self.known) + 1, 0.5**64, 1 / len(self.known)
 

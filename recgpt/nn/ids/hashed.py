@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recgpt.nn.hashing import hash_bits, hash_rows, shift_right
 from recgpt.nn.ids.base import IdEmbedding
 from recgpt.nn.ids.config import IdEmbeddingConfig
+from recgpt.nn.ids.table import make_table
 
 WEIGHT_ROWS = 10
 """Weight vectors per row of the table: ids that share a row seldom share weights (Svenstrup et al.: K > 10 B)."""
@@ -28,7 +29,7 @@ class HashEmbedding(IdEmbedding):
         self, config: IdEmbeddingConfig, dim: int, known: NDArray[np.int64] | None = None, std: float = 0.02
     ) -> None:
         super().__init__(config, dim)
-        self.table = nn.Embedding(config.rows, dim)
+        self.table = make_table(config, config.rows, dim)
         nn.init.normal_(self.table.weight, std=std / config.n_hashes**0.5)
         self.slots, self.confusion = config.rows, same_multiset(config.rows, config.n_hashes)
         self.reach = config.n_hashes / config.rows
@@ -77,7 +78,7 @@ class WeightedHashEmbedding(IdEmbedding):
         super().__init__(config, dim)
         k = config.n_hashes
         self.n_rows = max(1, config.rows * dim // (dim + WEIGHT_ROWS * k))
-        self.table = nn.Embedding(self.n_rows, dim)
+        self.table = make_table(config, self.n_rows, dim)
         self.weights = nn.Embedding(WEIGHT_ROWS * self.n_rows, k)
         nn.init.normal_(self.table.weight, std=std / k**0.5)
         nn.init.normal_(self.weights.weight, 1.0, 0.1)

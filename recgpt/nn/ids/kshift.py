@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recgpt.nn.hashing import hash_bits, rotate_left
 from recgpt.nn.ids.base import IdEmbedding
 from recgpt.nn.ids.config import IdEmbeddingConfig
+from recgpt.nn.ids.table import make_table
 
 CYCLE = 2**64 - 1
 """Rotating by c multiplies by 2^c modulo this: 3 x 5 x 17 x 257 x 641 x 65537 x 6700417."""
@@ -46,7 +47,7 @@ class KShiftEmbedding(IdEmbedding):
     ) -> None:
         super().__init__(config, dim)
         rows = good_rows(config.rows)
-        self.table = nn.Embedding(rows, dim)
+        self.table = make_table(config, rows, dim)
         nn.init.normal_(self.table.weight, std=std / config.shifts**0.5)
         self.slots, self.confusion, self.reach = rows, 0.5**config.shifts / rows, config.shifts / rows
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recgpt.nn.hashing import hash_bits, shift_right
 from recgpt.nn.ids.base import IdEmbedding
 from recgpt.nn.ids.config import IdEmbeddingConfig
+from recgpt.nn.ids.table import make_table
 
 
 def quotient_remainder(ids: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
@@ -36,8 +37,8 @@ class QuotientRemainderEmbedding(IdEmbedding):
         widths, quotients, self.divisor = (dim, dim), config.rows - config.rows // 2, config.rows // 2
         if config.combine == "concat":
             widths, quotients, self.divisor = (dim - dim // 2, dim // 2), config.rows, config.rows
-        self.quotients = nn.Embedding(quotients, widths[0])
-        self.remainders = nn.Embedding(self.divisor, widths[1])
+        self.quotients = make_table(config, quotients, widths[0])
+        self.remainders = make_table(config, self.divisor, widths[1])
         if config.combine == "mult":
             nn.init.normal_(self.quotients.weight, std=std)
             nn.init.normal_(self.remainders.weight, 1.0, 0.1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recgpt.nn.hashing import hash_rows, mix64
 from recgpt.nn.ids.base import IdEmbedding, MakeFeature
 from recgpt.nn.ids.config import IdEmbeddingConfig
+from recgpt.nn.ids.table import make_table
 
 
 class UnifiedTable(nn.Module):
@@ -25,7 +26,7 @@ class UnifiedTable(nn.Module):
         super().__init__()
         self.lookups, self.seed = config.lookups, config.seed
         width = -(-dim // config.lookups)
-        self.table = nn.Embedding(max(1, config.rows * dim // width), width)
+        self.table = make_table(config, max(1, config.rows * dim // width), width)
         nn.init.normal_(self.table.weight, std=std)
 
     def rows(self, hashes: Tensor, key: int) -> Tensor:
