@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recgpt.config import dump_config, flatten, parse_yaml, read_config, validate
+from recgpt.config import dump_config, flatten, parse_yaml, validate
 from recgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ CHOSEN = ("model.", "heads.", "optim.", "tasks.", "run.epochs", "run.steps", "ru
 
 def _refuse_another(config: FinetuneConfig, chosen: Path) -> None:
     """Raise where the chosen run was trained with other settings."""
-    saved = flatten(read_config(chosen / "config.yaml"))
+    from recgpt.train.run import saved_settings
+
+    saved = saved_settings(chosen / "config.yaml", type(config)) or {}
     for key, value in flatten(parse_yaml(dump_config(config), "the config")).items():
         if key.startswith(CHOSEN) and key != "tasks.fit_on" and saved.get(key) != value:
             raise ConfigError(

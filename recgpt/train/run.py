@@ -180,15 +180,25 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def _differing_keys(saved: Path, resolved: Section, most: int = 3) -> list[str]:
-    """The first `most` keys whose values differ, each with both values."""
+def saved_settings(saved: Path, kind: type[Section]) -> dict[str, Any] | None:
+    """The settings of a run's `config.yaml` by their whole keys; None where the file holds none.
+
+    A setting that did not exist when the run began has its default, which leaves a run what it was.
+    """
     old = parse_yaml(saved.read_text(encoding="utf-8"), str(saved))
     if not isinstance(old, dict):
-        return [f"{saved.name} holds no settings"]
-    try:  # a setting that did not exist then has its default, which leaves a run what it was
-        before = flatten(parse_yaml(dump_config(validate(type(resolved), old, str(saved))), str(saved)))
+        return None
+    try:
+        return flatten(parse_yaml(dump_config(validate(kind, old, str(saved))), str(saved)))
     except ConfigError:
-        before = flatten(old)
+        return flatten(old)
+
+
+def _differing_keys(saved: Path, resolved: Section, most: int = 3) -> list[str]:
+    """The first `most` keys whose values differ, each with both values."""
+    before = saved_settings(saved, type(resolved))
+    if before is None:
+        return [f"{saved.name} holds no settings"]
     now = flatten(parse_yaml(dump_config(resolved), "the config"))
     exempt = {*_PLACES, *(("run.log",) if now.get("run.log") is None else ())}
     keys = [k for k in (*now, *(k for k in before if k not in now)) if k not in exempt]
