@@ -32,7 +32,7 @@ def lengths(kind: str, users: int, length: int) -> np.ndarray:
 
 
 def measure(backend: str, kind: str, device: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Tokens a second of the loop's own step and FLOPs of a token; or why there are none."""
+    """Tokens a second of the loop's own step and FLOPs of a token; or why there are none, so that the others follow."""
     length, batch = (32, 1024) if arguments.smoke else (arguments.length, arguments.batch_tokens)
     window = {"length": length, "stride": length // 2, "chunk": length // 16}
     model = (SMOKE if arguments.smoke else SHAPE) | {"attention": backend, "id": {"rows": 65_536}, "window": window}
@@ -46,10 +46,10 @@ def measure(backend: str, kind: str, device: str, arguments: argparse.Namespace)
         }
         try:
             steps = Steps.of(config, [])
-        except ConfigError as error:
-            return {"not_measured": str(error)}
-        rate, _ = steps.timed(arguments.seconds, tokens)
-        return {"tokens_per_second": rate, "flops_per_token": steps.flops(tokens)}
+            rate, _ = steps.timed(arguments.seconds, tokens)
+            return {"tokens_per_second": rate, "flops_per_token": steps.flops(tokens)}
+        except (ConfigError, RuntimeError) as error:  # no such backend here; no memory left, or a kernel that fails
+            return {"not_measured": " ".join(f"{type(error).__name__}: {error}".split())[:500]}
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -61,8 +61,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         for backend in arguments.backends:
             one = found[f"{backend}, {kind}"] = measure(backend, kind, device.type, arguments)
             if "tokens_per_second" in one:
-                alike = found.get(f"sdpa, {kind}", one)  # the counter knows no compiled or foreign kernel
-                one["flops_per_token"] = alike["flops_per_token"]
+                alike = found.get(f"sdpa, {kind}", {})  # the counter knows no compiled or foreign kernel
+                one["flops_per_token"] = alike.get("flops_per_token", one["flops_per_token"])
                 one["share_of_ceiling"] = one["tokens_per_second"] * one["flops_per_token"] / ceiling
             print(f"{backend}, {kind}: {one}", file=sys.stderr)
     return found

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import json
 import os
-import resource
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,25 +30,44 @@ WARM_UP = 5
 """Steps that are not timed: they import and allocate."""
 
 
-def resident() -> float:
-    """MiB of this process in memory now."""
+def settled() -> float:
+    """MiB of this process in memory when what it has freed is given back; `peak` counts from here on (Linux)."""
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def peak() -> float:
-    """MiB of this process in memory at most so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """MiB of this process in memory at most since `settled`."""
+    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(told["VmHWM"].split()[0]) / 1024
 
 
 def random_log(folder: Path, lengths: np.ndarray, n_items: int) -> dict[str, Any]:
-    """A log whose users have so many training events, of items drawn by a power law, and its `data` section."""
+    """A log whose users have so many training events, and its `data` section.
+
+    Every item has an event where there are as many; the others are drawn by a power law (P(item) about 1 / item).
+    """
     rng = np.random.default_rng(0)
     events = lengths + 2  # the last two of each user are for validation and test
-    rank = np.floor(n_items ** rng.random(events.sum())).astype(np.int64)  # log-uniform: P(item) about 1 / item
-    columns = {"user": np.repeat(np.arange(len(events)), events), "item": rank}
+    item = np.floor(n_items ** rng.random(events.sum())).astype(np.int64)
+    once = min(n_items, len(item))
+    item[rng.permutation(len(item))[:once]] = np.arange(once)
+    columns = {"user": np.repeat(np.arange(len(events)), events), "item": item}
     pq.write_table(pa.table(columns), folder / "events.parquet")
     files = {"events": str(folder / "events.parquet"), "prepared": str(folder / "prepared")}
     return files | {"user": "user", "item": "item", "order": "row"}
+
+
+def prepared_alone(config: str | dict[str, Any], overrides: Sequence[str] = ()) -> None:
+    """Prepare a config's log in a process of its own, so that its memory is not the caller's."""
+    script = (
+        "import json, sys; from recgpt.data.prepare import prepare; config, words = json.loads(sys.argv[1]);"
+        " prepare(config, overrides=words, progress=False)"
+    )
+    subprocess.run([sys.executable, "-c", script, json.dumps([config, list(overrides)])], check=True)
 
 
 @dataclass
@@ -55,12 +78,15 @@ class Steps:
         batches: its batches, epoch after epoch, without an end.
         step: forward, backward and update for one batch.
         device: where it computes.
-        imported: MiB of the process when the log was prepared and nothing of the model there.
+        n_items: items of the prepared log.
+        imported: MiB of the process after the imports, before the log was opened; `peak` counts from then. What
+            `prepare` takes is not in it where the log was prepared before.
     """
 
     batches: Iterator[Any]
     step: Callable[[Any], None]
     device: torch.device
+    n_items: int
     imported: float
 
     @classmethod
@@ -71,8 +97,8 @@ class Steps:
         from recgpt.pretrain.task import PretrainTask  # type: ignore[import-not-found]
 
         read = load_config(PretrainConfig, config, overrides)
+        imported = settled()
         prepared = prepare(read.data, progress=False)
-        imported = resident()
         torch.manual_seed(0)
         task = PretrainTask(read, prepared, EventModel(read.model, prepared.schema, prepared.items.trained))
         optimizer = build_optimizer(task.model, read.optim)
@@ -84,7 +110,7 @@ class Steps:
             clip_gradients(optimizer, float(gradient_norm(optimizer)), read.optim.clip_norm)
             optimizer.step()
 
-        return cls(_endless(task.batches), step, task.device, imported)
+        return cls(_endless(task.batches), step, task.device, prepared.n_items, imported)
 
     def timed(self, seconds: float, count: Callable[[Any], int]) -> tuple[float, float]:
         """What `count` counts in batches, a second of wall-clock and of process time."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.steps import WARM_UP, Steps, matrix_rate, peak, targets
+from benchmarks.steps import WARM_UP, Steps, matrix_rate, peak, prepared_alone, targets
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = Path(__file__).parent / "peers" / "rectools_sasrec.py"
@@ -26,7 +26,9 @@ LENGTH = 200
 def ours(config: str, overrides: list[str], seconds: float) -> dict[str, float]:
     """Events per second of the loop's own step: batches, forward, backward, update; and what the products allow."""
     with tempfile.TemporaryDirectory() as folder:
-        steps = Steps.of(config, [*overrides, f"data.prepared={folder}/prepared"])
+        words = [*overrides, f"data.prepared={folder}/prepared"]
+        prepared_alone(config, words)
+        steps = Steps.of(config, words)
         wall, cpu = steps.timed(seconds, targets)
         found = {"events_per_second": wall, "events_per_cpu_second": cpu, "peak_mib": peak() - steps.imported}
         flops, rate = steps.flops(targets), matrix_rate(steps.device)

@@ -134,7 +134,7 @@ def build(
     from .task import fitted_items
 
     items = fitted_items(prepared, start, config.tasks.fit_on, config.tasks.backbone_lr == 0)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         model = EventModel(config.model, prepared.schema, items.trained)
         network = RankingNetwork(config.heads, prepared.schema, config.model.dim, config.tasks.outcomes)

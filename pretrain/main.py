@@ -43,7 +43,7 @@ def run(
     resolved = bind(resolved, prepared)
     status = run_status(folder, resolved, fresh)
     begun = status != "new" and current_checkpoint(folder) is not None
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(resolved.run.seed)
         model = EventModel(resolved.model, prepared.schema, prepared.items.trained)
     model.items.fit(prepared.items)

@@ -76,7 +76,8 @@ class PretrainTask:
         check_some(self.data, config)
         own = config.loss.self_supervision
         self.self_supervision = SelfSupervision(own, prepared.items) if own.weight > 0 else None
-        with torch.random.fork_rng():  # the heads' first weights are the seed's alone; the caller's draws stay its own
+        # The heads' first weights are the seed's alone; the caller's draws stay its own.
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
             self.model = _Trained(events, config.loss, make_estimate(config.loss, prepared))
         self.device = training_device(config.run.device)

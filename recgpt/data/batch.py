@@ -75,7 +75,7 @@ def on_device(value: Value, device: torch.device) -> Value:
     """A batch on a device: tensors, and dicts, lists and dataclasses of them; all else, and what is there, as it is."""
     moved: Any = value
     if isinstance(value, Tensor):
-        moved = value.to(device, non_blocking=True)
+        moved = value.to(device, non_blocking=device.type != "cpu")  # back from a GPU it would be read too early
     elif isinstance(value, dict):
         moved = {name: on_device(part, device) for name, part in value.items()}
     elif isinstance(value, list):

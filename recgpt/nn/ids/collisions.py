@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recgpt.nn.hashing import mix64
 from recgpt.nn.ids import ID_EMBEDDINGS, IdEmbedding, IdEmbeddingConfig
-from recgpt.nn.ids.table import RoundedTable
+from recgpt.nn.ids.table import RoundedTable, row_bytes
 
 SIZES = (10**6, 10**7, 10**8, 10**9)
 
@@ -84,10 +84,10 @@ def id_collisions(config: IdEmbeddingConfig, dim: int, hashes: NDArray[np.int64]
 
 
 def _size(embedding: IdEmbedding, n: int) -> dict[str, Any]:
-    grows = embedding.config.kind == "full"  # a row of floats and a hash for each id
+    grows = embedding.config.kind == "full"  # a row and a hash for each id
     return {
         "ids": n,
-        "bytes": n * (4 * embedding.dim + 8) if grows else n_bytes(embedding),
+        "bytes": n * (row_bytes(embedding.dim, embedding.config.bits) + 8) if grows else n_bytes(embedding),
         "readers": float(n > 0) if grows else n * embedding.reach,
         "expected": expected_confused(n, embedding.confusion),
     }

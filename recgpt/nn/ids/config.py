@@ -10,7 +10,7 @@ from recgpt.config import Section
 
 
 class IdEmbeddingConfig(Section):
-    """How item ids become vectors. Equal `rows` are equal bytes in every kind but `full`."""
+    """How item ids become vectors. With 32 `bits`, equal `rows` are equal bytes in every kind but `full`."""
 
     kind: Literal["hash", "full", "weighted_hash", "factorized", "qr", "robe", "kshift", "unified"] = "hash"
     """`hash`: k seeded hashes into one table, summed. `full`: a row for each item of the run, zeros for others.
@@ -33,8 +33,9 @@ class IdEmbeddingConfig(Section):
     lookups: int = Field(default=2, ge=1, le=8)
     """`unified`: rows that one value concatenates."""
     bits: Literal[32, 8, 4] = 32
-    """Of a stored number. With 8 or 4 the rows are integers with a scale each, about a quarter or an eighth of the
-    memory; the model learns with them as they will be. Training itself takes the memory of 32. Not for `robe`."""
+    """Of a stored number. With 8 or 4 the rows are integers with a scale of 4 bytes each: about a quarter or an eighth
+    of the memory, more where rows are narrow, and `weighted_hash` keeps its weights as they are. The model learns with
+    the rows as they will be. Training itself takes the memory of 32. Not for `robe`."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the hash functions."""
 

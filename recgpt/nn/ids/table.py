@@ -59,7 +59,7 @@ class RoundedTable(nn.Module):
     @property
     def n_bytes(self) -> int:
         """Of the stored form."""
-        return self.num_embeddings * (-(-self.embedding_dim * self.bits // 8) + 4)
+        return self.num_embeddings * row_bytes(self.embedding_dim, self.bits)
 
     def forward(self, rows: Tensor) -> Tensor:
         """int64 [...] -> float32 [..., W], the rounded rows."""
@@ -118,6 +118,11 @@ class _Rounded(torch.autograd.Function):
 def _scale(rows: Tensor, most: int) -> Tensor:
     """[..., 1]: about a `most`-th of a row's largest entry, which is then rounded to `most` times it."""
     return (rows.abs().amax(-1, keepdim=True) / most).to(torch.bfloat16).to(rows.dtype)
+
+
+def row_bytes(width: int, bits: int) -> int:
+    """Of a stored row of so many numbers: they and, with fewer than 32 bits, its scale."""
+    return -(-width * bits // 8) + (4 if bits < 32 else 0)
 
 
 def make_table(config: IdEmbeddingConfig, rows: int, width: int) -> nn.Embedding | RoundedTable:

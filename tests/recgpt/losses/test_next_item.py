@@ -122,6 +122,26 @@ def test_bf16_products_stay_close(masked: bool, weighted: bool) -> None:
             assert (ours - theirs).norm() < 0.008 * theirs.norm()
 
 
+def test_rows_that_are_nearly_learned_still_learn_in_bf16() -> None:
+    """Next to P = .998 bfloat16 has 1; next to what it lacks to 1 there are many numbers."""
+    generator = torch.Generator().manual_seed(4)
+    v = unit(50, 64).float()
+    positive = torch.arange(200) % 50
+    q = F.normalize(v[positive] + 0.05 * torch.randn(200, 64, generator=generator), dim=-1)
+    for temperature in (0.12, 0.1, 0.08):
+        learned = []
+        for dtype in (torch.float32, torch.bfloat16):
+            leaves = [q.clone().requires_grad_(), v.clone().requires_grad_()]
+            loss = next_item_loss(*leaves, positive, temperature=temperature, dtype=dtype)
+            loss.backward()
+            learned.append((loss.item(), *(leaf.grad for leaf in leaves)))
+        exact, rough = learned
+        assert 1e-4 < exact[0] < 0.1
+        assert rough[0] == pytest.approx(exact[0], rel=0.02)
+        for ours, theirs in zip(rough[1:], exact[1:], strict=True):
+            assert (ours - theirs).norm() < 0.03 * theirs.norm()
+
+
 def test_a_masked_column_learns_nothing_in_bf16_either() -> None:
     q, v = unit(8, 16).float().requires_grad_(), unit(5, 16, seed=1).float().requires_grad_()
     removed = torch.zeros(1, 5, dtype=torch.bool)
@@ -131,6 +151,20 @@ def test_a_masked_column_learns_nothing_in_bf16_either() -> None:
     next_item_loss(q, v, positive, temperature=0.05, mask=mask, dtype=torch.bfloat16).backward()
     assert v.grad[4].abs().max() == 0
     assert v.grad[:4].abs().amin(0).max() > 0
+
+
+def test_a_hopeless_row_is_finite_in_bf16() -> None:
+    """P = 0, also where other code lets the processor take subnormal numbers for 0: the loss is -log(2e-38)."""
+    q, v = torch.tensor([[200.0, 0.0]], requires_grad=True), torch.eye(2)
+    for flush in (False, True):
+        torch.set_flush_denormal(flush)
+        try:
+            loss = next_item_loss(q, v, torch.tensor([1]), temperature=1.0, dtype=torch.bfloat16)
+        finally:
+            torch.set_flush_denormal(False)
+        assert loss.item() == pytest.approx(86.8, abs=0.1)
+        [slope] = torch.autograd.grad(loss, q)
+        assert slope.tolist() == [[1.0, -1.0]]
 
 
 # -- the correction ----------------------------------------------------------------------------------------------------

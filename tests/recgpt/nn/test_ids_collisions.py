@@ -40,6 +40,9 @@ def test_found_collisions_are_as_expected(kind: str) -> None:
 def test_a_full_table_confuses_no_two_known_ids() -> None:
     log = id_collisions(IdEmbeddingConfig(kind="full"), 8, ids(1000))["log"]
     assert (log["actual"], log["bytes"]) == (0, 1000 * (8 * 4 + 8))
+    small = id_collisions(IdEmbeddingConfig(kind="full", bits=4), 9, ids(1000))
+    assert small["log"]["bytes"] == 1000 * (5 + 4 + 8)  # 9 numbers of 4 bits, a scale, the hash
+    assert small["sizes"][0]["bytes"] == 10**6 * (5 + 4 + 8)
     assert log["expected"] == pytest.approx(1000**2 / 2**64, rel=0.01)
 
 

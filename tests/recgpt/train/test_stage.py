@@ -8,6 +8,7 @@ import torch
 
 from recgpt.errors import ConfigError
 from recgpt.model import ModelConfig
+from recgpt.nn.ids.table import store_tables
 from recgpt.train.stage import load_weights
 from tests.recgpt.builders import columns, recgpt
 
@@ -45,6 +46,18 @@ def test_what_only_training_reads_may_change() -> None:
     load_weights(new.model, old.model, "there")
     new, log = type(new)(new.model, new.items), columns(9)
     torch.testing.assert_close(new.encode(log).embedding, old.encode(log).embedding, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["hash", "full"])
+@pytest.mark.parametrize(("there", "here"), [(32, 8), (4, 32)])
+def test_a_model_starts_from_one_of_other_bits(kind: str, there: int, here: int) -> None:
+    """It reads the same rows: as they were stored, or rounded, by a 254th of a row's largest entry at most."""
+    old, new = (recgpt(seed, id={"kind": kind, "rows": 97, "bits": bits}) for seed, bits in ((0, there), (1, here)))
+    store_tables(old.model)  # as a finished run is read
+    vectors = old.catalogue
+    load_weights(new.model, old.model, "there")
+    new = type(new)(new.model, new.items)
+    assert (new.catalogue * vectors).sum(1).min() > (1 - 1e-6 if here == 32 else 0.999)
 
 
 def test_hstu_keeps_its_window_because_its_scores_are_over_it() -> None:
