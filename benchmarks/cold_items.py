@@ -153,6 +153,7 @@ def beauty(folder: Path) -> tuple[dict[str, Any], Path, tuple[str, str, str]]:
     from recgpt.stages import find_folder
 
     config = read_config(find_folder("configs") / "pretrain" / "amazon-beauty.yaml")
+    del config["loss"]  # items' own loss needs more than an id: every form here has the default loss
     config["data"]["items"] = {"path": config["data"]["items"]["path"]} | BEAUTY
     [events] = find_files([config["data"]["events"]], "data.events")
     return config, events, ("user", "item", "pos")
