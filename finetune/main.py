@@ -90,7 +90,8 @@ def as_refit(config: FinetuneConfig, chosen: Path) -> FinetuneConfig:
     from recgpt.train import finished_record
 
     record = finished_record(chosen)
-    if record is None or "exported_at" not in record or not is_ranker(chosen):
+    whole = is_ranker(chosen) and (chosen / "config.yaml").is_file()
+    if record is None or "exported_at" not in record or not whole:
         raise ConfigError(f"--refit: {chosen} holds no finished run; finish `recgpt finetune` there first")
     if Path(str(config.run.dir)).resolve() == chosen.resolve():
         raise ConfigError(f"--refit: {chosen} is the run that chose; give the refit a folder: run.dir={chosen}-refit")
