@@ -1,20 +1,14 @@
 """Training events per second of RecTools' SASRec (full softmax), for training_speed.py, in RecTools' environment."""
 
 import json
-import logging
 import os
 import resource
 import sys
 import time
-import warnings
 
-import numpy as np
-import pandas as pd
 import pytorch_lightning as pl
-import torch
-from rectools import Columns
-from rectools.dataset import Dataset
 from rectools.models import SASRecModel
+from rectools_log import read, set_up
 
 IMPORTED = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 """MiB after the imports."""
@@ -47,13 +41,7 @@ class Count(pl.Callback):
 def main() -> None:
     """Fit on all but each user's last two events."""
     path, seconds, threads, length, warm_up = sys.argv[1:]
-    warnings.filterwarnings("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    torch.set_num_threads(int(threads))
-    pairs = np.loadtxt(path, dtype=np.int64)
-    frame = pd.DataFrame({Columns.User: pairs[:, 0], Columns.Item: pairs[:, 1], Columns.Weight: 1.0})
-    users = frame.groupby(Columns.User)
-    frame[Columns.Datetime] = pd.Timestamp("2000-01-01") + pd.to_timedelta(users.cumcount(), unit="s")
+    set_up(int(threads))
     count = Count(float(seconds), int(warm_up))
 
     def trainer() -> pl.Trainer:
@@ -72,7 +60,7 @@ def main() -> None:
         loss="softmax",
         get_trainer_func=trainer,
     )
-    model.fit(Dataset.construct(frame[users.cumcount(ascending=False) >= 2]))
+    model.fit(read(path, 2))
 
 
 if __name__ == "__main__":

@@ -76,7 +76,16 @@ class _Form:
         )
 
 
-class _FusedSoftmax(torch.autograd.Function):
+class _Chunked(torch.autograd.Function):
+    """A mean over rows whose forward pass has formed the gradients of its first inputs already, and saved them."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        formed = [grads[0] * each for each in ctx.saved_tensors]
+        return *formed, *[None] * (len(ctx.needs_input_grad) - len(formed))
+
+
+class _FusedSoftmax(_Chunked):
     """`_SharedColumns` of a plain softmax in bfloat16, whose scores are read once where there they are read five times.
 
     A column's log-weight is two more entries of its vector (it and what its rounding leaves), against ones of the
@@ -118,13 +127,8 @@ class _FusedSoftmax(torch.autograd.Function):
         ctx.save_for_backward(dq / n, dv / n)
         return (total / n).to(q.dtype)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        dq, dv = ctx.saved_tensors
-        return grads[0] * dq, grads[0] * dv, None, None
 
-
-class _SharedColumns(torch.autograd.Function):
+class _SharedColumns(_Chunked):
     """Every row against the same U columns; its positive is one of them."""
 
     @staticmethod
@@ -149,13 +153,8 @@ class _SharedColumns(torch.autograd.Function):
         ctx.save_for_backward(dq / n, dv / n)
         return (total / n).to(q.dtype)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        dq, dv = ctx.saved_tensors
-        return grads[0] * dq, grads[0] * dv, None, None
 
-
-class _DrawnColumns(torch.autograd.Function):
+class _DrawnColumns(_Chunked):
     """Every row against the same U drawn columns and its own positive's vector w[own], which has no column.
 
     `hit` is the column of each row's own id, or -1.
@@ -190,13 +189,8 @@ class _DrawnColumns(torch.autograd.Function):
         ctx.save_for_backward(dq / n, dv[:u] / n, dw / n)
         return (total / n).to(q.dtype)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        dq, dv, dw = ctx.saved_tensors
-        return grads[0] * dq, grads[0] * dv, grads[0] * dw, None, None, None
 
-
-class _OwnColumns(torch.autograd.Function):
+class _OwnColumns(_Chunked):
     """Every row against K negatives of its own, rows `drawn` [N, K] of v, and its positive v[positive]."""
 
     @staticmethod
@@ -226,11 +220,6 @@ class _OwnColumns(torch.autograd.Function):
                 dv.index_add_(0, place.flatten(), (g.unsqueeze(2) * part.unsqueeze(1)).flatten(0, 1))
         ctx.save_for_backward(dq / n, dv / n)
         return (total / n).to(q.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        dq, dv = ctx.saved_tensors
-        return grads[0] * dq, grads[0] * dv, None, None, None
 
 
 def _removed(mask: Mask, start: int, chunk: int, more: int = 0) -> Tensor | None:
