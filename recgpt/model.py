@@ -28,6 +28,7 @@ from recgpt.nn.ids import ID_EMBEDDINGS, IdEmbeddingConfig
 from recgpt.nn.item_encoder import ItemEncoder
 from recgpt.nn.numbers import NumericKind
 from recgpt.nn.queries import QueryTower
+from recgpt.nn.rows import by_rows
 from recgpt.nn.time import TimeParts
 from recgpt.nn.transformer import KeyValue, Transformer, TransformerConfig
 
@@ -224,7 +225,7 @@ class EventModel(nn.Module):
 
     def vectors(self, encoded: Tensor) -> Tensor:
         """V = L2norm(W_v e): [U, D] -> unit [U, D], float32 (zero for an item of which nothing is known)."""
-        return self._compared(self.item(encoded))
+        return self._compared(by_rows(self.item, encoded) if self.training else self.item(encoded))
 
     def direction(self, x: Tensor) -> Tensor:
         """Queries or item vectors [..., D] at length 1, whatever `model.score` is."""

@@ -124,11 +124,12 @@ class TrainingBatches:
             return self._order[1]
         rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
         mine = rng.permutation(len(self.windows))
-        batches = []
-        for width in np.unique(self.widths):
-            rows = mine[self.widths[mine] == width]
-            size = max(1, self.tokens // int(width))
-            batches += [rows[i : i + size] for i in range(0, len(rows), size)]
+        mine = mine[np.argsort(-self.widths[mine], kind="stable")]
+        batches, first = [], 0
+        while first < len(mine):  # the next width fills a batch up: few shapes, and at most one small batch
+            size = max(1, self.tokens // int(self.widths[mine[first]]))
+            batches.append(mine[first : first + size])
+            first += size
         rng.shuffle(batches)
         share = -(-len(batches) // self.world)  # every rank takes as many steps, so that none waits for ever
         batches = [batches[i % len(batches)] for i in range(share * self.world)] if batches else []

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recgpt.losses.objectives import MASKED, Objective, Rows
+from recgpt.nn.rows import padded_to
 
 Mask = tuple[Tensor, Tensor] | None
 _SOFTMAX = Objective()
@@ -23,6 +24,8 @@ _PER_ROW_FLOATS = 1 << 23
 """Gathered floats of a chunk of rows with negatives of their own."""
 _WHOLE = 32
 """All U products are cheaper than gathering K vectors for each row while U is at most this often K (one core)."""
+_COLUMN_STEP, _ROW_STEP = 128, 128
+"""What the sizes of fused products are rounded up to: a library keeps compiled code for every size that it has met."""
 _LEAST = 2e-38
 """Of a probability whose logarithm is taken, above the subnormal numbers that some libraries let count as 0."""
 
@@ -95,36 +98,39 @@ class _FusedSoftmax(_Chunked):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, v: Tensor, positive: Tensor, form: _Form) -> Tensor:
-        n, dim = q.shape
-        columns, queries = v.to(form.dtype), q.to(form.dtype)
-        own = (queries.float() * columns[positive].float()).sum(1).to(form.dtype)
+        n, u = len(q), len(v)
+        columns = padded_to(v, _COLUMN_STEP).to(form.dtype)
+        queries = padded_to(q, _ROW_STEP).to(form.dtype)
+        own = (queries[:n].float() * columns[positive].float()).sum(1).to(form.dtype)
         weighted, asking = columns, queries
-        if form.weights.column is not None:
-            weight = form.weights.column.to(form.dtype)
-            rest = (form.weights.column - weight).to(form.dtype)
-            weighted = torch.cat((columns, weight[:, None], rest[:, None]), 1)
+        if form.weights.column is not None or len(columns) > u:
+            exact = v.new_zeros(u) if form.weights.column is None else form.weights.column
+            exact = F.pad(exact, (0, len(columns) - u), value=MASKED)
+            weight = exact.to(form.dtype)
+            weighted = torch.cat((columns, weight[:, None], (exact - weight).to(form.dtype)[:, None]), 1)
             asking = F.pad(queries, (0, 2), value=1.0)
         weighted_t = weighted.t().contiguous()
-        dq, dv = torch.empty_like(q), torch.zeros_like(v)
+        dq, dv = q.new_empty(len(queries), q.shape[1]), v.new_zeros(columns.shape)
         total = torch.zeros((), dtype=torch.float64, device=q.device)
         for i in range(0, n, form.chunk):
             here = slice(i, i + form.chunk)
             scores = asking[here] @ weighted_t
             removed = _removed(form.mask, i, form.chunk)
             if removed is not None:
-                scores.masked_fill_(removed, MASKED)
-            place = (torch.arange(len(scores), device=q.device), positive[here])
+                scores[: len(removed), :u].masked_fill_(removed, MASKED)
+            place = (torch.arange(len(own[here]), device=q.device), positive[here])
             scores[place] = own[here]
             g = scores.softmax(1)
             p = g[place].float()
             g[place] = 0.0
-            others = g.sum(1)
+            g[len(p) :] = 0.0
+            others = g.sum(1)[: len(p)]
             g[place] = -others
             logs = torch.where(p > 0.5, torch.log1p(-others.float().clamp(max=0.75)), p.clamp(min=_LEAST).log())
             total -= logs.sum(dtype=torch.float64)
             dq[here] = g @ columns
             dv += g.t() @ queries[here]
-        ctx.save_for_backward(dq / n, dv / n)
+        ctx.save_for_backward(dq[:n] / n, dv[:u] / n)
         return (total / n).to(q.dtype)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recgpt.data.schema import OutcomeKind
 from recgpt.nn.features import feature_modules
 from recgpt.nn.numbers import NumericKind
+from recgpt.nn.rows import by_rows
 
 
 class QueryTower(nn.Linear):
@@ -54,7 +55,7 @@ class QueryTower(nn.Linear):
         for name, module in self.outcomes.items():
             if wanted is not None and name in wanted:
                 hidden = hidden + module(wanted[name]) * self.scale
-        query = super().forward(hidden)
+        query = by_rows(super().forward, hidden) if self.training else super().forward(hidden)
         if head is not None:
             for i, ahead in enumerate(self.ahead, 1):
                 rows = (head == i).nonzero()[:, 0]

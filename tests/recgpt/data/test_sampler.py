@@ -88,3 +88,12 @@ def test_widths_by_hand() -> None:
     assert padded_widths(lengths, 200).tolist() == [4, 4, 4, 8, 12, 16, 20, 40, 112, 192, 200]
     lengths = np.arange(16, 5000)
     assert (padded_widths(lengths, 5000) / lengths).max() < 1.25 + 1e-9
+
+
+def test_at_most_one_batch_of_an_epoch_is_not_full(prepared: Prepared) -> None:
+    batches = TrainingBatches(prepared, WINDOW, 64, 0)
+    for epoch in range(3):
+        rows = batches.order(epoch)
+        shapes = [(len(each), int(batches.widths[each].max())) for each in rows]
+        assert sum(count < 64 // width for count, width in shapes) <= 1
+        assert len({width for _, width in shapes}) > 1
