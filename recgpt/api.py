@@ -29,6 +29,7 @@ from recgpt.files import atomic_write_bytes, write_json
 from recgpt.model import EventModel, ModelConfig
 from recgpt.nn.attention import runnable
 from recgpt.nn.ids.table import store_tables, stored_state
+from recgpt.parallel import on_each_core
 from recgpt.state import StateBuilder, UserState
 
 BLOCK = 4096
@@ -213,12 +214,14 @@ class RecGPT:
         if block:
             yield block
 
-    @torch.no_grad()
     def embed_users(self, histories: Sequence[Events]) -> Tensor:
         """Query vectors of several users in padded passes: the embeddings of `encode_many`, float32 [M, D]."""
         queries = torch.zeros(len(histories), self.config.dim)
-        for rows in self._blocks([len(events) for events in histories]):
+
+        def embed(rows: list[int]) -> None:
             queries[rows] = self.builder.embed_many([histories[row] for row in rows])
+
+        on_each_core(embed, self._blocks([len(events) for events in histories]))
         return queries
 
     def append(self, state: UserState, events: Any) -> UserState:

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
+from recgpt.data.batch import tensor
 from recgpt.errors import RecGPTError
 
 MISS = 0
@@ -102,9 +104,9 @@ def top_k(scores: Any, k: int) -> NDArray[np.int64]:
     best = np.full((n_rows, k), -1, dtype=np.int64)
     if not kept or not n_rows:
         return best
-    chosen = np.argpartition(values, n_columns - kept, axis=1)[:, n_columns - kept :]
+    chosen = torch.topk(tensor(values), kept, sorted=False)[1].numpy()
     floor = np.take_along_axis(values, chosen, axis=1).min(axis=1)
-    # argpartition picks freely among columns equal to the k-th: settle such rows by a full sort.
+    # topk picks freely among columns equal to the k-th: settle such rows by a full sort.
     split = np.count_nonzero(values >= floor[:, None], axis=1) > kept
     chosen.sort(axis=1)
     picked = np.take_along_axis(values, chosen, axis=1)

@@ -20,7 +20,7 @@ STAGES = ("pretrain", "finetune", "serve")
 
 # Lower may not import higher; modules of one level may import each other.
 LEVELS = (
-    ("errors", "config", "files", "stages", "ahead"),
+    ("errors", "config", "files", "stages", "ahead", "parallel"),
     ("data", "nn"),
     ("losses", "ranking", "retrieval", "metrics", "outcome_metrics"),
     ("model",),
