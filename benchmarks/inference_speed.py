@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from recgpt.api import PRECISIONS, Precision
 from recgpt.evaluation import model_scorer, rank_users
 from recgpt.export import export
 from recgpt.runs import TrainedRun
@@ -20,17 +21,18 @@ from recgpt.runs import TrainedRun
 PEER = Path(__file__).parent / "peers" / "rectools_recommend.py"
 
 
-def ours(run: Path) -> dict[str, float]:
+def ours(run: Path, precision: Precision) -> dict[str, float]:
     """Users a second of a trained run: model alone (no baselines), from its prepared log."""
     trained = TrainedRun.open(run)
+    scorers = {"model": model_scorer(trained.model, PRECISIONS[precision])}
     started = time.perf_counter()
-    _, protocol = rank_users(trained.prepared, "valid", {"model": model_scorer(trained.model)}, (10,))
+    _, protocol = rank_users(trained.prepared, "valid", scorers, (10,))
     ranked = protocol["users"] / (time.perf_counter() - started)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        told = export(run, Path(folder) / "out", items=False)
+        told = export(run, Path(folder) / "out", items=False, precision=precision)
         exported = told["n_users"] / (time.perf_counter() - started)
-    return {"evaluate": ranked, "export": exported}
+    return {f"evaluate_{precision}": ranked, f"export_{precision}": exported}
 
 
 def rectools(python: str, log: str, dim: int, threads: int, length: int) -> dict[str, float]:
@@ -52,14 +54,14 @@ def main() -> None:
     config = TrainedRun.open(arguments.run).model.config
     found: list[dict[str, float]] = []
     for _ in range(arguments.repeats):
-        found.append(ours(arguments.run))
+        found.append(ours(arguments.run, "fp32") | ours(arguments.run, "bf16"))
         if arguments.peer:
             python, log = arguments.peer
             found[-1] |= rectools(python, log, config.dim, arguments.threads, config.window.length)
         print({name: round(value) for name, value in found[-1].items()}, file=sys.stderr)
     told = {name: statistics.median(each[name] for each in found) for name in found[0]}
     if arguments.peer:
-        for name in ("evaluate", "export"):
+        for name in [each for each in told if each != "recommend"]:
             told[f"ratio_{name}"] = statistics.median(each[name] / each["recommend"] for each in found)
     print(json.dumps(told))
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from recgpt.api import RecGPT
+from recgpt.api import PRECISIONS, Precision, RecGPT
 from recgpt.data.events import Events
 from recgpt.data.prepared import Prepared
 from recgpt.errors import ConfigError
@@ -135,11 +136,11 @@ def rank_users(
     return results, protocol
 
 
-def model_scorer(model: RecGPT) -> Scorer:
-    """Scores of a model: query . item vector."""
+def model_scorer(model: RecGPT, dtype: torch.dtype = torch.float32) -> Scorer:
+    """Scores of a model: query . item vector; `dtype` is that of the products that make queries."""
 
     def score(block: Block) -> NDArray[np.float32]:
-        return (model.embed_users(block.histories) @ model.catalogue.T).numpy()
+        return (model.embed_users(block.histories, dtype) @ model.catalogue.T).numpy()
 
     return score
 
@@ -179,6 +180,7 @@ def evaluate(
     split: Split = "test",
     ks: Sequence[int] | None = None,
     extra: Mapping[str, Scorer] | None = None,
+    precision: Precision = "fp32",
 ) -> dict[str, Any]:
     """Evaluate a run beside the baselines; writes `eval/SPLIT.json` and a table of each user's ranks.
 
@@ -189,17 +191,19 @@ def evaluate(
         split: `valid` or `test`; a reading of the test part is added to `test_reads.jsonl`.
         ks: cut-offs, by default 10 and 50; a fine-tuned run has none.
         extra: further scorers by name, such as a simulator's oracle; a fine-tuned run takes none here.
+        precision: of the products that make the users' vectors; a fine-tuned run takes `fp32` alone.
 
     Returns:
         The metrics, with the paired 95 % intervals of the model over each baseline.
     """
     require_split(split)
     if is_ranker(run):
-        if ks is not None or extra:
-            raise ConfigError(
-                f"{'extra' if ks is None else 'k'}: {run} is a fine-tuned run, which is evaluated on impressions; "
-                "leave it out, or evaluate the pretrained run"
-            )
+        for name, given in (("k", ks is not None), ("extra", bool(extra)), ("precision", precision != "fp32")):
+            if given:
+                raise ConfigError(
+                    f"{name}: {run} is a fine-tuned run, which is evaluated on impressions; leave it out, or evaluate "
+                    f"the pretrained run"
+                )
         return evaluate_ranking(run, split)
     ks = KS if ks is None else ks
     if not ks or min(ks) < 1:
@@ -207,8 +211,13 @@ def evaluate(
     trained = TrainedRun.open(run)
     if len(split_users(trained.prepared, split)[0]) == 0:
         raise ConfigError(f"split: no user has a {split} target; check data.split and data.target")
-    scorers = {"model": model_scorer(trained.model), **baseline_scorers(trained.prepared), **(extra or {})}
+    scorers = {
+        "model": model_scorer(trained.model, PRECISIONS[precision]),
+        **baseline_scorers(trained.prepared),
+        **(extra or {}),
+    }
     rankings, protocol = rank_users(trained.prepared, split, scorers, ks)
+    protocol["precision"] = precision
     result: dict[str, Any] = {"split": split, "users": protocol.pop("users"), "protocol": protocol}
     result |= {name: ranking.metrics.result() for name, ranking in rankings.items()}
     model = rankings["model"].rank()

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
+from recgpt.api import PRECISIONS, Precision
 from recgpt.config import read_config
 from recgpt.data.events import NO_TIME
 from recgpt.data.schema import time_point
@@ -33,6 +35,7 @@ def export(
     items: bool = True,
     as_of: int | str | None = None,
     index: IndexChoice | None = None,
+    precision: Precision = "fp32",
 ) -> dict[str, Any]:
     """Write `users/part-*.parquet`, `items/part-*.parquet`, the index and, last, `manifest.json`.
 
@@ -46,6 +49,7 @@ def export(
         as_of: leave out events at or after this moment (ISO date, or an integer in the log's time unit).
         index: write `index.faiss` and `index_ids.parquet` (row, item): `flat`, `hnsw`, or `auto` by the number of
             items; see `recgpt.index`.
+        precision: of the products that make the users' vectors; `bf16` is faster, and about 1e-2 from `fp32`.
 
     Returns:
         The manifest.
@@ -66,6 +70,7 @@ def export(
         "as_of": moment,
         "part": PART,
         "index_kind": index,
+        "precision": precision,
     }
     finished = _claim(out, head)
     if finished is not None:
@@ -74,7 +79,7 @@ def export(
     if items:
         counts["n_items"] = _export_items(trained, out / "items")
     if users:
-        counts["n_users"] = _export_users(trained, out / "users", moment)
+        counts["n_users"] = _export_users(trained, out / "users", moment, PRECISIONS[precision])
     if index is not None:
         counts["index"] = write_index(out, trained.model, index, _some_users(trained))
     manifest = head | counts | {"written": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
@@ -104,7 +109,7 @@ def _claim(out: Path, head: dict[str, Any]) -> dict[str, Any] | None:
         raise ConfigError(f"--out: {out} is a file; name a folder")
     for name in (MANIFEST, STARTED):
         if (out / name).is_file():
-            there = read_config(out / name)
+            there = {"precision": "fp32"} | read_config(out / name)
             differing = [key for key in head if there.get(key) != head[key]]
             if differing:
                 key = differing[0]
@@ -146,7 +151,7 @@ def _export_items(trained: TrainedRun, folder: Path) -> int:
     return len(table)
 
 
-def _export_users(trained: TrainedRun, folder: Path, moment: int | None) -> int:
+def _export_users(trained: TrainedRun, folder: Path, moment: int | None, dtype: torch.dtype) -> int:
     prepared = trained.prepared
     lengths = prepared.users.n_events if moment is None else _events_before(trained, moment)
     for part, first in enumerate(range(0, prepared.n_users, PART)):
@@ -156,7 +161,7 @@ def _export_users(trained: TrainedRun, folder: Path, moment: int | None) -> int:
         rows = np.arange(first, min(first + PART, prepared.n_users))
         vectors, times = [], []
         for _, histories, _ in user_blocks(prepared, rows, lengths[rows], PART):
-            vectors.append(trained.model.embed_users(histories).numpy())
+            vectors.append(trained.model.embed_users(histories, dtype).numpy())
             times += [None if (time := last_time(history)) == NO_TIME else time for history in histories]
         _write_part(
             path,

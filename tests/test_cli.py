@@ -231,10 +231,10 @@ def test_defaults_reach_the_library(stand_in: Callable[..., Recorder], stage: Re
     assert main(["evaluate", "runs/a"]) == 0
     assert (evaluate.args, evaluate.kwargs) == (
         (Path("runs/a"),),
-        {"split": "test", "ks": None},
+        {"split": "test", "ks": None, "precision": "fp32"},
     )
-    assert main(["evaluate", "runs/a", "--split", "valid", "--k", "20,5,20"]) == 0
-    assert evaluate.kwargs == {"split": "valid", "ks": (5, 20)}
+    assert main(["evaluate", "runs/a", "--split", "valid", "--k", "20,5,20", "--precision", "bf16"]) == 0
+    assert evaluate.kwargs == {"split": "valid", "ks": (5, 20), "precision": "bf16"}
 
     quickstart = stand_in("recgpt.quickstart", "quickstart")
     assert main(["quickstart", "--json"]) == 0
@@ -266,7 +266,10 @@ def test_export_without_flags_exports_both(
     recorder = stand_in("recgpt.export", "export")
     assert main(["export", "runs/a", "--out", "x", *flags, "--as-of", "2024-05-01"]) == 0
     assert recorder.args == (Path("runs/a"), Path("x"))
-    assert recorder.kwargs == {"users": users, "items": items, "as_of": "2024-05-01", "index": None}
+    chosen = {"users": users, "items": items, "as_of": "2024-05-01", "index": None}
+    assert recorder.kwargs == {**chosen, "precision": "fp32"}
+    assert main(["export", "runs/a", "--out", "x", *flags, "--as-of", "2024-05-01", "--precision", "bf16"]) == 0
+    assert recorder.kwargs == {**chosen, "precision": "bf16"}
 
 
 def test_tables_for_people(stand_in: Callable[..., Recorder], capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,8 +138,8 @@ def _matmul(
 def auto(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, real: Tensor | None = None, causal: bool = True
 ) -> Tensor:
-    """`matmul` for bfloat16 on CPU (training there), `sdpa` for everything else."""
-    chosen = matmul if q.dtype == torch.bfloat16 and not q.is_cuda else sdpa
+    """`matmul` to train in bfloat16 on CPU, `sdpa` for everything else."""
+    chosen = matmul if q.dtype == torch.bfloat16 and q.requires_grad and not q.is_cuda else sdpa
     return chosen(q, k, v, bias, real, causal)
 
 

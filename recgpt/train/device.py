@@ -27,7 +27,7 @@ def training_device(name: Device) -> torch.device:
 
 
 def product_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Of matrix products; weights, sums and inference stay float32.
+    """Of matrix products in training; weights and sums stay float32.
 
     `auto` takes bfloat16 where the device multiplies it in hardware.
     """

@@ -159,6 +159,8 @@ def test_a_fine_tuned_run_has_no_cut_offs(ranker_run: Path) -> None:
         evaluate(ranker_run, ks=(10,))
     with pytest.raises(ConfigError, match="^extra: .* is a fine-tuned run"):
         evaluate(ranker_run, extra={"oracle": lambda block: np.zeros((len(block.users), 40), np.float32)})
+    with pytest.raises(ConfigError, match="^precision: .* is a fine-tuned run"):
+        evaluate(ranker_run, precision="bf16")
 
 
 def test_only_runs_of_one_kind_are_compared(run: Path, ranker_run: Path) -> None:
@@ -264,6 +266,28 @@ def test_an_export_is_not_mixed_with_another(run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(ConfigError, match="holds no export; choose another --out"):
         export(run, tmp_path / "mine")
+
+
+def test_users_in_bfloat16_are_near_those_in_float32(run: Path, tmp_path: Path) -> None:
+    manifests = [export(run, tmp_path / name, precision=name) for name in ("fp32", "bf16")]
+    assert [manifest["precision"] for manifest in manifests] == ["fp32", "bf16"]
+    exact, near = (np.array(exported(tmp_path / name, "users")["embedding"]) for name in ("fp32", "bf16"))
+    assert 1e-5 < np.abs(exact - near).max() < 2e-2
+    np.testing.assert_allclose(np.linalg.norm(near, axis=1), 1, atol=1e-5)
+    assert exported(tmp_path / "fp32", "items") == exported(tmp_path / "bf16", "items")
+
+    with pytest.raises(ConfigError, match=r"holds another export \(precision: fp32 there, bf16 here\)"):
+        export(run, tmp_path / "fp32", precision="bf16")
+    manifest = tmp_path / "fp32" / "manifest.json"
+    told = json.loads(manifest.read_text())
+    del told["precision"]  # as written before there was a choice
+    manifest.write_text(json.dumps(told))
+    assert export(run, tmp_path / "fp32") == {"precision": "fp32"} | told
+
+    plain, rough = evaluate(run), evaluate(run, precision="bf16")
+    assert (plain["protocol"].pop("precision"), rough["protocol"].pop("precision")) == ("fp32", "bf16")
+    assert rough["model"]["ndcg@10"] == pytest.approx(plain["model"]["ndcg@10"], abs=0.05)
+    assert rough["markov"] == plain["markov"]
 
 
 def test_as_of_leaves_out_later_events(run: Path, tmp_path: Path) -> None:
