@@ -232,7 +232,8 @@ class RecGPT:
             with torch.autocast(self.model.device.type, dtype, enabled=dtype != torch.float32):
                 queries[rows] = self.builder.embed_many([histories[row] for row in rows])
 
-        on_each_core(embed, self._blocks([len(events) for events in histories]))
+        for _ in on_each_core(embed, self._blocks([len(events) for events in histories])):
+            pass
         return queries
 
     def append(self, state: UserState, events: Any) -> UserState:

@@ -23,6 +23,7 @@ from recgpt.data.prepared import Prepared
 from recgpt.errors import ConfigError
 from recgpt.eval_files import Split, impressions_file, require_split, save_evaluation, saved_table, users_file
 from recgpt.metrics import MISS, RetrievalMetrics, ndcg_gain, paired_interval, recall_gain, target_ranks, top_k
+from recgpt.parallel import on_each_core
 from recgpt.ranker import is_ranker
 from recgpt.ranking_evaluation import compare_rankings, evaluate_ranking
 from recgpt.retrieval import RECOMMENDERS
@@ -30,8 +31,9 @@ from recgpt.retrieval.base import Recommender
 from recgpt.runs import TrainedRun, user_blocks
 
 KS = (10, 50)
-SCORES_BYTES = 128 << 20  # of one block's score matrix
+SCORES_BYTES = 64 << 20  # of the score matrix of one block; a core holds one
 MAX_BLOCK = 2048
+RANKED_BLOCK = 512  # users that a core scores and ranks at a time
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,12 @@ class Block:
     target: NDArray[np.int64]
 
 
+_Ranked = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Ranks and ties of the targets [B], the best columns [B, k]."""
+
+
 class Scorer(Protocol):
-    """Scores every item for a block of users."""
+    """Scores every item for a block of users; called in several threads at once."""
 
     def __call__(self, block: Block) -> NDArray[np.float32]:
         """[B, I], higher is better."""
@@ -84,7 +90,7 @@ def split_users(prepared: Prepared, split: Split) -> tuple[NDArray[np.int64], ND
 def blocks(prepared: Prepared, split: Split) -> Iterator[Block]:
     """All users of a split in blocks that keep one score matrix small."""
     rows, history, target = split_users(prepared, split)
-    size = int(np.clip(SCORES_BYTES // (4 * max(1, prepared.n_items)), 1, MAX_BLOCK))
+    size = int(np.clip(SCORES_BYTES // (4 * max(1, prepared.n_items)), 1, RANKED_BLOCK))
     place = prepared.users.offset[rows] + target
     done = 0
     for users, histories, item_rows in user_blocks(prepared, rows, history, size):
@@ -107,23 +113,27 @@ def rank_users(
     candidate = items.valid_candidate if split == "valid" else items.test_candidate
     results = {name: Ranking(RetrievalMetrics(ks, items.n_train_events, int(candidate.sum()))) for name in scorers}
     unreachable = repeats = n_users = 0
-    for block in blocks(prepared, split):
-        lengths = np.array([len(rows) for rows in block.item_rows])
-        row = np.repeat(np.arange(len(lengths)), lengths)
-        column = np.concatenate(block.item_rows) if len(row) else np.zeros(0, np.int64)
+
+    def rank(block: Block) -> tuple[NDArray[np.int64], int, list[_Ranked]]:
+        row, column = _events(block)
         own = column == block.target[row]
         target = np.where(candidate[block.target], block.target, -1)
-        unreachable += int((target < 0).sum())
-        repeats += len(np.unique(row[own]))
-        n_users += len(target)
-        for name, scorer in scorers.items():
+        ranked = []
+        for scorer in scorers.values():
             scores = scorer(block)
             scores[:, ~candidate] = -np.inf
             scores[row[~own], column[~own]] = -np.inf
-            ranks, ties = target_ranks(scores, target)
-            results[name].metrics.update(ranks, top_k(scores, max(ks)))
-            results[name].ranks.append(ranks)
-            results[name].ties += int((ties > 0).sum())
+            ranked.append((*target_ranks(scores, target), top_k(scores, max(ks))))
+        return target, len(np.unique(row[own])), ranked
+
+    for target, repeated, ranked in on_each_core(rank, blocks(prepared, split)):
+        unreachable += int((target < 0).sum())
+        repeats += repeated
+        n_users += len(target)
+        for result, (ranks, ties, best) in zip(results.values(), ranked, strict=True):
+            result.metrics.update(ranks, best)
+            result.ranks.append(ranks)
+            result.ties += int((ties > 0).sum())
     protocol = {
         "candidates": int(candidate.sum()),
         "seen_removed": True,
@@ -136,11 +146,18 @@ def rank_users(
     return results, protocol
 
 
+def _events(block: Block) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The block's users (places in it) and item rows, int64 [N] each, one of every event."""
+    column, lengths = _lay_out(block.item_rows)
+    return np.repeat(np.arange(len(lengths)), lengths), column
+
+
 def model_scorer(model: RecGPT, dtype: torch.dtype = torch.float32) -> Scorer:
     """Scores of a model: query . item vector; `dtype` is that of the products that make queries."""
+    catalogue = model.catalogue.T
 
     def score(block: Block) -> NDArray[np.float32]:
-        return (model.embed_users(block.histories, dtype) @ model.catalogue.T).numpy()
+        return (model.embed_users(block.histories, dtype) @ catalogue).numpy()
 
     return score
 

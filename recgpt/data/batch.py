@@ -133,9 +133,13 @@ def hours(time: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def pad(columns: Sequence[NDArray], width: int, fill: float | int) -> Tensor:
     """Right-pad B arrays of at most `width` values into [B, width]."""
-    out = np.full((len(columns), width), fill, columns[0].dtype)
-    for row, column in enumerate(columns):
-        out[row, : len(column)] = column
+    return padded(np.concatenate(columns), np.array([len(column) for column in columns]), width, fill)
+
+
+def padded(values: NDArray, lengths: NDArray[np.int64], width: int, fill: float | int) -> Tensor:
+    """B arrays that lie end to end, of `lengths` values each, as [B, width]."""
+    out = np.full((len(lengths), width), fill, values.dtype)
+    out[np.arange(width) < lengths[:, None]] = values
     return torch.from_numpy(out)
 
 
@@ -162,15 +166,14 @@ def collate(
     if len(distinct) == 0:
         distinct = np.zeros(1, np.int64)
     lengths = np.array([len(window) for window in windows], np.int64)
-    ends = np.cumsum(lengths)
-    rows = np.split(inverse[: ends[-1]], ends[:-1])
-    wanted = inverse[ends[-1] : len(inverse) - len(drawn)]
+    read = int(lengths.sum())
+    wanted = inverse[read : len(inverse) - len(drawn)]
     features, content = item_columns(items, distinct)
     first = windows[0]
     time = pad([window.time for window in windows], width, NO_TIME)
     return EventBatch(
         items=torch.from_numpy(distinct),
-        item=pad(rows, width, 0),
+        item=padded(inverse[:read], lengths, width, 0),
         length=torch.from_numpy(lengths),
         gap=torch.from_numpy(gap_buckets(time.numpy())),
         outcomes={name: pad([w.outcomes[name] for w in windows], width, np.nan) for name in first.outcomes},

@@ -34,18 +34,25 @@ class Events:
     profile: Mapping[str, int | float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(self.target) != len(self.item):
-            object.__setattr__(self, "target", np.ones(len(self.item), np.bool_))
-        for name, column in self.columns().items():
-            if len(column) != len(self.item):
-                raise ValueError(f"{name}: {len(column)} values for {len(self.item)} events")
+        n = len(self.item)
+        if len(self.target) != n:
+            object.__setattr__(self, "target", np.ones(n, np.bool_))
+        if len(self.time) != n or any(len(c) != n for part in (self.outcomes, self.context) for c in part.values()):
+            name, column = next((name, column) for name, column in self.columns().items() if len(column) != n)
+            raise ValueError(f"{name}: {len(column)} values for {n} events")
 
     def __len__(self) -> int:
         return len(self.item)
 
     def __getitem__(self, index: slice) -> Events:
-        columns = {name: column[index] for name, column in self.columns().items()}
-        return Events.from_columns(columns, self.profile)
+        return Events(
+            item=self.item[index],
+            time=self.time[index],
+            outcomes={name: column[index] for name, column in self.outcomes.items()} if self.outcomes else {},
+            context={name: column[index] for name, column in self.context.items()} if self.context else {},
+            target=self.target[index],
+            profile=self.profile,
+        )
 
     def columns(self) -> dict[str, NDArray]:
         """All columns by name; outcomes as `o.NAME`, context as `c.NAME`."""
@@ -69,7 +76,7 @@ class Events:
 
     def with_profile(self, profile: Mapping[str, int | float]) -> Events:
         """The same events of a user of whom this is known."""
-        return replace(self, profile=profile)
+        return replace(self, profile=profile) if profile or self.profile else self
 
     @classmethod
     def concat(cls, parts: Sequence[Events]) -> Events:
