@@ -62,8 +62,18 @@ class _Saved(Section):
 
 
 Precision = Literal["fp32", "bf16"]
-PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""Of the matrix products that make many users' vectors."""
+
+
+def product_dtype(precision: Precision) -> torch.dtype:
+    """Of the matrix products that make many users' vectors.
+
+    Raises:
+        ConfigError: no such precision.
+    """
+    known: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if precision not in known:
+        raise ConfigError(f"precision: {precision!r}; choose fp32 or bf16")
+    return known[precision]
 
 
 class RecGPT:
@@ -225,6 +235,9 @@ class RecGPT:
         Args:
             histories: each user's events, oldest first.
             dtype: of the matrix products. float32: the embeddings of `encode_many`; bfloat16: about 1e-2 from them.
+
+        On the CPU it works in as many threads as torch has, and torch has one of its own until then: not for two
+        callers at once.
         """
         queries = torch.zeros(len(histories), self.config.dim)
 
@@ -232,7 +245,9 @@ class RecGPT:
             with torch.autocast(self.model.device.type, dtype, enabled=dtype != torch.float32):
                 queries[rows] = self.builder.embed_many([histories[row] for row in rows])
 
-        for _ in on_each_core(embed, self._blocks([len(events) for events in histories])):
+        pieces = list(self._blocks([len(events) for events in histories]))
+        alone = len(pieces) == 1 or self.model.device.type != "cpu"
+        for _ in map(embed, pieces) if alone else on_each_core(embed, pieces):
             pass
         return queries
 

@@ -77,7 +77,8 @@ def _precision_argument(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("fp32", "bf16"),
         default="fp32",
-        help="of the products that make users' vectors; bf16 is faster where the machine multiplies it (default: fp32)",
+        help="of the products that make users' vectors; bf16 is faster where the machine multiplies it; not for a "
+        "fine-tuned run (default: fp32)",
     )
 
 

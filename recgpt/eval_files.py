@@ -40,7 +40,7 @@ def impressions_file(run: Path, split: str) -> Path:
 def save_evaluation(
     run: Path, file: Path, columns: Mapping[str, Any], result: dict[str, Any], reading: Mapping[str, Any]
 ) -> None:
-    """Write the table, then `eval/SPLIT.json`; a test part's reading is added to `test_reads.jsonl`.
+    """Write the table, add a test part's reading to `test_reads.jsonl`, and write `eval/SPLIT.json` last.
 
     Args:
         run: the run's folder.
@@ -52,11 +52,11 @@ def save_evaluation(
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(dict(columns)), sink)
     atomic_write_bytes(file, sink.getvalue().to_pybytes())
-    write_json(run / "eval" / f"{result['split']}.json", result)
     if result["split"] == "test":
         when = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         with open(run / "test_reads.jsonl", "a", encoding="utf-8") as lines:
             lines.write(json.dumps({"time": when, **reading}) + "\n")
+    write_json(run / "eval" / f"{result['split']}.json", result)
 
 
 def saved_table(run: Path, file: Path, split: str) -> pa.Table:

@@ -17,11 +17,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recgpt.api import PRECISIONS, Precision, RecGPT
+from recgpt.api import Precision, RecGPT, product_dtype
 from recgpt.data.events import Events
 from recgpt.data.prepared import Prepared
 from recgpt.errors import ConfigError
-from recgpt.eval_files import Split, impressions_file, require_split, save_evaluation, saved_table, users_file
+from recgpt.eval_files import (
+    Split,
+    impressions_file,
+    require_split,
+    save_evaluation,
+    saved_result,
+    saved_table,
+    users_file,
+)
 from recgpt.metrics import MISS, RetrievalMetrics, ndcg_gain, paired_interval, recall_gain, target_ranks, top_k
 from recgpt.parallel import on_each_core
 from recgpt.ranker import is_ranker
@@ -31,7 +39,7 @@ from recgpt.retrieval.base import Recommender
 from recgpt.runs import TrainedRun, user_blocks
 
 KS = (10, 50)
-SCORES_BYTES = 64 << 20  # of the score matrix of one block; a core holds one
+SCORES_BYTES = 128 << 20  # of the score matrices that all cores hold
 MAX_BLOCK = 2048
 RANKED_BLOCK = 512  # users that a core scores and ranks at a time
 
@@ -90,7 +98,9 @@ def split_users(prepared: Prepared, split: Split) -> tuple[NDArray[np.int64], ND
 def blocks(prepared: Prepared, split: Split) -> Iterator[Block]:
     """All users of a split in blocks that keep one score matrix small."""
     rows, history, target = split_users(prepared, split)
-    size = int(np.clip(SCORES_BYTES // (4 * max(1, prepared.n_items)), 1, RANKED_BLOCK))
+    threads = torch.get_num_threads()
+    most = min(RANKED_BLOCK, -(-len(rows) // threads))
+    size = int(np.clip(SCORES_BYTES // (4 * max(1, prepared.n_items) * threads), 1, max(1, most)))
     place = prepared.users.offset[rows] + target
     done = 0
     for users, histories, item_rows in user_blocks(prepared, rows, history, size):
@@ -114,6 +124,7 @@ def rank_users(
     results = {name: Ranking(RetrievalMetrics(ks, items.n_train_events, int(candidate.sum()))) for name in scorers}
     unreachable = repeats = n_users = 0
 
+    @torch.no_grad()
     def rank(block: Block) -> tuple[NDArray[np.int64], int, list[_Ranked]]:
         row, column = _events(block)
         own = column == block.target[row]
@@ -124,6 +135,7 @@ def rank_users(
             scores[:, ~candidate] = -np.inf
             scores[row[~own], column[~own]] = -np.inf
             ranked.append((*target_ranks(scores, target), top_k(scores, max(ks))))
+            del scores  # before the next one is made
         return target, len(np.unique(row[own])), ranked
 
     for target, repeated, ranked in on_each_core(rank, blocks(prepared, split)):
@@ -207,7 +219,8 @@ def evaluate(
         run: a run folder.
         split: `valid` or `test`; a reading of the test part is added to `test_reads.jsonl`.
         ks: cut-offs, by default 10 and 50; a fine-tuned run has none.
-        extra: further scorers by name, such as a simulator's oracle; a fine-tuned run takes none here.
+        extra: further scorers by name, such as a simulator's oracle, called in several threads at once; a fine-tuned
+            run takes none here.
         precision: of the products that make the users' vectors; a fine-tuned run takes `fp32` alone.
 
     Returns:
@@ -222,14 +235,14 @@ def evaluate(
                     f"the pretrained run"
                 )
         return evaluate_ranking(run, split)
-    ks = KS if ks is None else ks
+    dtype, ks = product_dtype(precision), KS if ks is None else ks
     if not ks or min(ks) < 1:
         raise ConfigError(f"k: {list(ks)}; give cut-offs of at least 1, for example 10,50")
     trained = TrainedRun.open(run)
     if len(split_users(trained.prepared, split)[0]) == 0:
         raise ConfigError(f"split: no user has a {split} target; check data.split and data.target")
     scorers = {
-        "model": model_scorer(trained.model, PRECISIONS[precision]),
+        "model": model_scorer(trained.model, dtype),
         **baseline_scorers(trained.prepared),
         **(extra or {}),
     }
@@ -279,6 +292,11 @@ def compare(run_a: str | Path, run_b: str | Path, split: Split = "test", k: int 
         raise ConfigError(
             f"{run_a} and {run_b}: {runs[ranking.index(True)]} was evaluated on impressions and the other on next "
             "items, so they cannot be paired; compare two runs of one kind"
+        )
+    how = [saved_result(run, split)["protocol"].get("precision", "fp32") for run in runs]
+    if how[0] != how[1]:
+        raise ConfigError(
+            f"{run_a} and {run_b}: evaluated in {how[0]} and {how[1]}; evaluate both again with one --precision"
         )
     a, b = ({name: table[name].to_numpy() for name in ("user", "position", "model")} for table in tables)
     order_a, order_b = np.argsort(a["user"]), np.argsort(b["user"])

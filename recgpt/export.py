@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from recgpt.api import PRECISIONS, Precision
+from recgpt.api import Precision, product_dtype
 from recgpt.config import read_config
 from recgpt.data.events import NO_TIME
 from recgpt.data.schema import time_point
@@ -49,7 +49,7 @@ def export(
         as_of: leave out events at or after this moment (ISO date, or an integer in the log's time unit).
         index: write `index.faiss` and `index_ids.parquet` (row, item): `flat`, `hnsw`, or `auto` by the number of
             items; see `recgpt.index`.
-        precision: of the products that make the users' vectors; `bf16` is faster, and about 1e-2 from `fp32`.
+        precision: of the products that make the users' vectors; `bf16` is about 1e-2 from `fp32`.
 
     Returns:
         The manifest.
@@ -57,8 +57,8 @@ def export(
     Raises:
         ConfigError: `out` holds another export, or faiss is missing.
     """
-    if index is not None:
-        import_faiss()  # told before the hours of work
+    dtype = product_dtype(precision)
+    _check_asked(users, index, precision)
     trained, out = TrainedRun.open(run), Path(out)
     moment = _moment(trained, as_of)
     head = {
@@ -79,13 +79,21 @@ def export(
     if items:
         counts["n_items"] = _export_items(trained, out / "items")
     if users:
-        counts["n_users"] = _export_users(trained, out / "users", moment, PRECISIONS[precision])
+        counts["n_users"] = _export_users(trained, out / "users", moment, dtype)
     if index is not None:
-        counts["index"] = write_index(out, trained.model, index, _some_users(trained))
+        counts["index"] = write_index(out, trained.model, index, _some_users(trained, dtype))
     manifest = head | counts | {"written": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
     write_json(out / MANIFEST, manifest)
     (out / STARTED).unlink()
     return manifest
+
+
+def _check_asked(users: bool, index: IndexChoice | None, precision: Precision) -> None:
+    """Tell what cannot be had before the hours of work."""
+    if precision != "fp32" and not users:
+        raise ConfigError(f"precision: {precision} is of users' vectors, and none are asked for; leave it out")
+    if index is not None:
+        import_faiss()
 
 
 def _moment(trained: TrainedRun, as_of: int | str | None) -> int | None:
@@ -175,13 +183,14 @@ def _export_users(trained: TrainedRun, folder: Path, moment: int | None, dtype: 
     return prepared.n_users
 
 
-def _some_users(trained: TrainedRun) -> np.ndarray:
+def _some_users(trained: TrainedRun, dtype: torch.dtype = torch.float32) -> np.ndarray:
     """Embeddings of users spread over the log, float32 [Q, D]: what an index will be asked."""
     prepared = trained.prepared
     n = min(QUERIES, prepared.n_users)
     rows = np.unique(np.linspace(0, prepared.n_users - 1, n).astype(np.int64)) if n else np.zeros(0, np.int64)
     blocks = user_blocks(prepared, rows, prepared.users.n_events[rows], 1)  # one by one: a block reads all between
-    return trained.model.embed_users([history for _, histories, _ in blocks for history in histories]).numpy()
+    histories = [history for _, block, _ in blocks for history in block]
+    return trained.model.embed_users(histories, dtype).numpy()
 
 
 def _events_before(trained: TrainedRun, moment: int) -> np.ndarray:

@@ -28,9 +28,9 @@ Z_95 = 1.959963984540054
 
 def _as_scores(scores: Any) -> NDArray[np.floating]:
     values = np.asarray(scores)
-    if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
+    if values.ndim != 2 or values.dtype not in (np.float16, np.float32, np.float64):
         raise RecGPTError(
-            f"scores: expected a floating matrix [users, candidates], got {values.dtype} "
+            f"scores: expected a floating matrix of 16, 32 or 64 bits [users, candidates], got {values.dtype} "
             f"{list(values.shape)}; pass one row of scores for each user"
         )
     # max() propagates NaN and, unlike isnan().any(), allocates no second matrix.

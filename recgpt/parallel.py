@@ -43,5 +43,7 @@ def on_each_core(function: Callable[[Piece], Result], pieces: Iterable[Piece]) -
         while begun:
             yield begun.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        try:
+            pool.shutdown(cancel_futures=True)
+        finally:
+            torch.set_num_threads(threads)

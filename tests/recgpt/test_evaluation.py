@@ -2,17 +2,20 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from recgpt.api import RecGPT
 from recgpt.data.prepared import Prepared
 from recgpt.errors import ConfigError
-from recgpt.evaluation import compare, evaluate
+from recgpt.evaluation import MAX_BLOCK, Block, compare, evaluate, model_scorer, rank_users
 from recgpt.export import export
 from recgpt.recommend import recommend_user
 from recgpt.runs import TrainedRun
@@ -288,6 +291,58 @@ def test_users_in_bfloat16_are_near_those_in_float32(run: Path, tmp_path: Path) 
     assert (plain["protocol"].pop("precision"), rough["protocol"].pop("precision")) == ("fp32", "bf16")
     assert rough["model"]["ndcg@10"] == pytest.approx(plain["model"]["ndcg@10"], abs=0.05)
     assert rough["markov"] == plain["markov"]
+
+
+def test_a_wrong_precision_is_told_before_anything_is_written(run: Path, tmp_path: Path) -> None:
+    wrong: Any = "fp16"
+    for call in (lambda: export(run, tmp_path / "out", precision=wrong), lambda: evaluate(run, precision=wrong)):
+        with pytest.raises(ConfigError, match="precision: 'fp16'; choose fp32 or bf16"):
+            call()
+    with pytest.raises(ConfigError, match="precision: bf16 is of users' vectors, and none are asked for"):
+        export(run, tmp_path / "out", users=False, precision="bf16")
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_that_were_evaluated_in_two_precisions_are_not_compared(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "rough")
+    evaluate(run)
+    evaluate(tmp_path / "rough", precision="bf16")
+    with pytest.raises(ConfigError, match="evaluated in fp32 and bf16"):
+        compare(run, tmp_path / "rough")
+
+
+@pytest.mark.parametrize("rows", [MAX_BLOCK, 7])
+def test_ranks_do_not_depend_on_the_number_of_cores(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr("recgpt.evaluation.RANKED_BLOCK", rows)
+    monkeypatch.setattr("recgpt.api.BLOCK_TOKENS", 40)
+    trained = TrainedRun.open(run)
+    weight = torch.nn.Parameter(torch.ones(()))
+
+    def with_gradient(block: Block) -> np.ndarray:
+        return (weight * torch.from_numpy(scorer(block))).numpy()  # refused where gradients are on
+
+    found = {}
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        scorer = model_scorer(trained.model)
+        rankings, protocol = rank_users(trained.prepared, "test", {"model": scorer, "same": with_gradient}, (5,))
+        export(run, tmp_path / str(threads), items=False)
+        found[threads] = [ranking.rank().tolist() for ranking in rankings.values()], protocol
+        assert torch.get_num_threads() == threads
+    assert found[1] == found[3]
+    assert exported(tmp_path / "1", "users") == exported(tmp_path / "3", "users")
+
+
+def test_an_error_of_a_scorer_is_raised_and_leaves_torch_as_it_was(run: Path) -> None:
+    def broken(block: Block) -> np.ndarray:
+        raise RuntimeError("no oracle here")
+
+    torch.set_num_threads(3)
+    with pytest.raises(RuntimeError, match="no oracle here"):
+        rank_users(TrainedRun.open(run).prepared, "test", {"oracle": broken}, (5,))
+    assert torch.get_num_threads() == 3
 
 
 def test_as_of_leaves_out_later_events(run: Path, tmp_path: Path) -> None:

@@ -173,3 +173,13 @@ def test_the_config_offers_every_backend() -> None:
         assert TransformerConfig.model_validate({"attention": name}).attention == name
     with pytest.raises(ValueError, match="attention"):
         TransformerConfig.model_validate({"attention": "flash"})
+
+
+def test_auto_in_bfloat16_multiplies_to_train_and_fuses_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    for name in ("matmul", "sdpa"):
+        monkeypatch.setattr(f"recgpt.nn.attention.{name}", lambda *given, name=name: taken.append(name))
+    for dtype, grad in ((torch.bfloat16, True), (torch.bfloat16, False), (torch.float32, True)):
+        q = torch.zeros(1, 1, 2, 4, dtype=dtype, requires_grad=grad)
+        ATTENTION["auto"](q, q, q)
+    assert taken == ["matmul", "sdpa", "sdpa"]
