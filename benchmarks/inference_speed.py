@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from recgpt.api import Precision, product_dtype
+from recgpt.api import InferencePrecision, inference_dtype
 from recgpt.evaluation import model_scorer, rank_users
 from recgpt.export import export
 from recgpt.runs import TrainedRun
@@ -21,10 +21,10 @@ from recgpt.runs import TrainedRun
 PEER = Path(__file__).parent / "peers" / "rectools_recommend.py"
 
 
-def ours(run: Path, precision: Precision) -> dict[str, float]:
+def ours(run: Path, precision: InferencePrecision) -> dict[str, float]:
     """Users a second of a trained run: model alone (no baselines), from its prepared log."""
     trained = TrainedRun.open(run)
-    scorers = {"model": model_scorer(trained.model, product_dtype(precision))}
+    scorers = {"model": model_scorer(trained.model, inference_dtype(precision))}
     started = time.perf_counter()
     _, protocol = rank_users(trained.prepared, "valid", scorers, (10,))
     ranked = protocol["users"] / (time.perf_counter() - started)

@@ -61,10 +61,10 @@ class _Saved(Section):
     schema_: DataSchema = Field(alias="schema")
 
 
-Precision = Literal["fp32", "bf16"]
+InferencePrecision = Literal["fp32", "bf16"]
 
 
-def product_dtype(precision: Precision) -> torch.dtype:
+def inference_dtype(precision: InferencePrecision) -> torch.dtype:
     """Of the matrix products that make many users' vectors.
 
     Raises:
@@ -232,12 +232,12 @@ class RecGPT:
     def embed_users(self, histories: Sequence[Events], dtype: torch.dtype = torch.float32) -> Tensor:
         """Query vectors of several users in padded passes, float32 [M, D].
 
+        On the CPU it works in as many threads as torch has, and torch has one of its own meanwhile: not for two callers
+        at once.
+
         Args:
             histories: each user's events, oldest first.
             dtype: of the matrix products. float32: the embeddings of `encode_many`; bfloat16: about 1e-2 from them.
-
-        On the CPU it works in as many threads as torch has, and torch has one of its own until then: not for two
-        callers at once.
         """
         queries = torch.zeros(len(histories), self.config.dim)
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recgpt.api import Precision, RecGPT, product_dtype
+from recgpt.api import InferencePrecision, RecGPT, inference_dtype
 from recgpt.data.events import Events
 from recgpt.data.prepared import Prepared
 from recgpt.errors import ConfigError
@@ -209,7 +209,7 @@ def evaluate(
     split: Split = "test",
     ks: Sequence[int] | None = None,
     extra: Mapping[str, Scorer] | None = None,
-    precision: Precision = "fp32",
+    precision: InferencePrecision = "fp32",
 ) -> dict[str, Any]:
     """Evaluate a run beside the baselines; writes `eval/SPLIT.json` and a table of each user's ranks.
 
@@ -235,7 +235,7 @@ def evaluate(
                     f"the pretrained run"
                 )
         return evaluate_ranking(run, split)
-    dtype, ks = product_dtype(precision), KS if ks is None else ks
+    dtype, ks = inference_dtype(precision), KS if ks is None else ks
     if not ks or min(ks) < 1:
         raise ConfigError(f"k: {list(ks)}; give cut-offs of at least 1, for example 10,50")
     trained = TrainedRun.open(run)

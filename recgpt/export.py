@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from recgpt.api import Precision, product_dtype
+from recgpt.api import InferencePrecision, inference_dtype
 from recgpt.config import read_config
 from recgpt.data.events import NO_TIME
 from recgpt.data.schema import time_point
@@ -35,7 +35,7 @@ def export(
     items: bool = True,
     as_of: int | str | None = None,
     index: IndexChoice | None = None,
-    precision: Precision = "fp32",
+    precision: InferencePrecision = "fp32",
 ) -> dict[str, Any]:
     """Write `users/part-*.parquet`, `items/part-*.parquet`, the index and, last, `manifest.json`.
 
@@ -57,7 +57,7 @@ def export(
     Raises:
         ConfigError: `out` holds another export, or faiss is missing.
     """
-    dtype = product_dtype(precision)
+    dtype = inference_dtype(precision)
     _check_asked(users, index, precision)
     trained, out = TrainedRun.open(run), Path(out)
     moment = _moment(trained, as_of)
@@ -88,7 +88,7 @@ def export(
     return manifest
 
 
-def _check_asked(users: bool, index: IndexChoice | None, precision: Precision) -> None:
+def _check_asked(users: bool, index: IndexChoice | None, precision: InferencePrecision) -> None:
     """Tell what cannot be had before the hours of work."""
     if precision != "fp32" and not users:
         raise ConfigError(f"precision: {precision} is of users' vectors, and none are asked for; leave it out")

@@ -95,12 +95,12 @@ def _opening(plan: Plan) -> str:
 
 
 def _defaults(plan: Plan, measured: dict[str, Measured]) -> str:
-    lines = [_line(("log", "NDCG@10 (sd of a run)", "recall@10", "seeds", "CPU s", "command")), _line(["---"] * 6)]
+    lines = [line(("log", "NDCG@10 (sd of a run)", "recall@10", "seeds", "CPU s", "command")), line(["---"] * 6)]
     for name, log in plan.logs.items():
         cell = plan.cell(f"{name}/{DEFAULT}")
         results = measured[cell.key].results
         lines.append(
-            _line(_default_cells(log, row(results, results, is_default=True), noise(results), command(plan, cell)))
+            line(_default_cells(log, row(results, results, is_default=True), noise(results), command(plan, cell)))
         )
     return "\n".join(lines)
 
@@ -119,10 +119,8 @@ def _default_cells(log: Log, figures: Row | None, band: Noise | None, line: str)
 
 
 def _table(table: Table, default: str) -> str:
-    lines = [_line(_HEAD), _line(["---"] * len(_HEAD)), _line(_cells(f"{default} (default)", "", table.default))]
-    lines += [
-        _line(_cells(cell.value, " ".join(f"`{line}`" for line in cell.set), found)) for cell, found in table.rows
-    ]
+    lines = [line(_HEAD), line(["---"] * len(_HEAD)), line(_cells(f"{default} (default)", "", table.default))]
+    lines += [line(_cells(cell.value, " ".join(f"`{line}`" for line in cell.set), found)) for cell, found in table.rows]
     return "\n".join(lines)
 
 
@@ -169,5 +167,6 @@ def _provenance(measured: dict[str, Measured]) -> str:
     return f"{len(results)} runs, {span}, {', '.join(versions)}, one thread each, {hours:.1f} hours of process time."
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

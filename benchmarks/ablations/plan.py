@@ -218,5 +218,10 @@ def _pretrain_config() -> type[Section]:
 
 def command(plan: Plan, cell: Cell) -> str:
     """The cell as a command line."""
-    words = [f"'{line}'" if set(line) & set(" {}[]$*") else line for line in plan.overrides(cell)]
-    return " ".join(["recgpt pretrain", plan.logs[cell.log].config, *words])
+    return command_line(plan.logs[cell.log].config, plan.overrides(cell))
+
+
+def command_line(config: str, overrides: Sequence[str]) -> str:
+    """Pretraining a config, as one types it."""
+    words = [f"'{line}'" if set(line) & set(" {}[]$*") else line for line in overrides]
+    return " ".join(["recgpt pretrain", config, *words])

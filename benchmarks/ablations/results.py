@@ -7,9 +7,10 @@ since then has its default.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from recgpt.errors import RecGPTError
 from recgpt.files import write_json
@@ -44,6 +45,15 @@ class Result:
     config: dict[str, Any]
 
 
+class WithConfig(Protocol):
+    """A result of any kind."""
+
+    config: dict[str, Any]
+
+
+Saved = TypeVar("Saved", bound=WithConfig)
+
+
 @dataclass
 class Measured:
     """What there is of a cell.
@@ -73,21 +83,32 @@ def read(folder: Path, plan: Plan, cell: Cell) -> Measured:
     Raises:
         RecGPTError: a file is no result.
     """
-    measured, settings = Measured(), plan.settings(cell)
-    for seed in range(plan.n_seeds(cell)):
-        path = place(folder, Job(cell, seed))
+    paths = [place(folder, Job(cell, seed)) for seed in range(plan.n_seeds(cell))]
+    return Measured(*read_files(paths, Result, plan.settings(cell)))
+
+
+def read_files(
+    paths: Sequence[Path], kind: type[Saved], settings: dict[str, Any]
+) -> tuple[list[Saved], dict[str, str]]:
+    """The results among the files that are there, and file name -> how the config of one that does not count differs.
+
+    Raises:
+        RecGPTError: a file is no result.
+    """
+    found, stale = [], {}
+    for path in paths:
         if not path.is_file():
             continue
         try:
-            result = Result(**json.loads(path.read_text(encoding="utf-8")))
+            result = kind(**json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise RecGPTError(f"{path}: no result of an ablation ({error}); remove it and measure again") from error
+            raise RecGPTError(f"{path}: no result ({error}); remove it and measure again") from error
         differing = difference(result.config, settings)
         if differing:
-            measured.stale[path.name] = differing
+            stale[path.name] = differing
         else:
-            measured.results.append(result)
-    return measured
+            found.append(result)
+    return found, stale
 
 
 def difference(then: dict[str, Any], now: dict[str, Any]) -> str:

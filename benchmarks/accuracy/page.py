@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.ablations.page import small
+from benchmarks.ablations.page import line, small
+from benchmarks.ablations.plan import command_line
 from recgpt.metrics import ndcg_gain, paired_interval
 
 from .plan import Plan, Row
@@ -30,17 +31,22 @@ def page(plan: Plan, measured: Measured) -> str:
         parts.append(_commands(rows))
     if waiting := [row for row in plan.rows if not measured[row.name]]:
         parts += ["## Not measured yet", _commands(waiting)]
+    if every := [result for results in measured.values() for result in results]:
+        days, versions = ({pick(each) for each in every} for pick in (_day, _torch))
+        parts += ["## Provenance", f"{len(every)} runs, {', '.join(sorted(days))}, {', '.join(sorted(versions))}."]
     return "\n\n".join(parts) + "\n"
 
 
+def _day(result: Result) -> str:
+    return result.date
+
+
+def _torch(result: Result) -> str:
+    return f"torch {result.versions['torch']}"
+
+
 def _commands(rows: Sequence[Row]) -> str:
-    return "\n".join(f"- {row.log}, {row.value}: `{command(row)}`" for row in rows)
-
-
-def command(row: Row) -> str:
-    """The row as a command line."""
-    words = [f"'{word}'" if set(word) & set("[]{} ") else word for word in row.set]
-    return " ".join(["recgpt pretrain", row.config, *words])
+    return "\n".join(f"- {row.log}, {row.value}: `{command_line(row.config, row.set)}`" for row in rows)
 
 
 def _opening(plan: Plan) -> str:
@@ -52,18 +58,19 @@ def _opening(plan: Plan) -> str:
         "models are measured in the same evaluation; figures of others are as published, on the same file and "
         "protocol.\n\n"
         "`python -m benchmarks.accuracy` measures what is missing, `--render` writes this page from "
-        "`benchmarks/accuracy/results/`."
+        "`benchmarks/accuracy/results/`. A result stands until its row's settings change; changed code makes none "
+        "stale."
     )
 
 
 def _table(plan: Plan, log: str, rows: Sequence[Row], measured: Measured) -> str:
     head = ("", "NDCG@10", "recall@10", "coverage", "popularity", "seeds", "training")
-    lines = [_line(head), _line(["---"] * len(head))]
-    lines += [_line(_own(row, measured[row.name])) for row in rows]
+    lines = [line(head), line(["---"] * len(head))]
+    lines += [line(_own(row, measured[row.name])) for row in rows]
     for name, metrics in measured[rows[0].name][0].baselines.items():
-        lines.append(_line((name, small(metrics[NDCG]), small(metrics[RECALL]), *_spread(metrics), "", "")))
+        lines.append(line((name, small(metrics[NDCG]), small(metrics[RECALL]), *_spread(metrics), "", "")))
     for each in plan.logs[log].published:
-        lines.append(_line((f"{each.system}, published", small(each.ndcg), small(each.recall), "", "", "", "")))
+        lines.append(line((f"{each.system}, published", small(each.ndcg), small(each.recall), "", "", "", "")))
     return "\n".join(lines)
 
 
@@ -110,7 +117,3 @@ def _against(row: Row, measured: Measured) -> str:
 def mean_gain(results: Sequence[Result]) -> NDArray[np.float64]:
     """Every user's NDCG@10, the mean over runs, float64 [users]."""
     return np.mean([ndcg_gain(result.rank(), K) for result in results], axis=0)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.ablations.results import difference
-from recgpt.errors import RecGPTError
+from benchmarks.ablations.results import read_files
 from recgpt.files import write_json
 from recgpt.metrics import MISS
 
@@ -80,18 +78,5 @@ def read(folder: Path, row: Row, seeds: int) -> tuple[list[Result], list[str]]:
     Raises:
         RecGPTError: a file is no result.
     """
-    found, stale, settings = [], [], row.settings()
-    for seed in range(seeds):
-        path = place(folder, row, seed)
-        if not path.is_file():
-            continue
-        try:
-            result = Result(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise RecGPTError(f"{path}: no result ({error}); remove it and measure again") from error
-        differing = difference(result.config, settings)
-        if differing:
-            stale.append(f"{path.name}: measured with another config ({differing})")
-        else:
-            found.append(result)
-    return found, stale
+    found, stale = read_files([place(folder, row, seed) for seed in range(seeds)], Result, row.settings())
+    return found, [f"{name}: measured with another config ({how})" for name, how in stale.items()]

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recgpt.api import RecGPT
-from recgpt.evaluation import MAX_BLOCK, SCORES_BYTES, Block, Scorer, baseline_scorers, split_users
+from recgpt.evaluation import MAX_BLOCK, SCORES_BYTES, Block, Scorer, baseline_scorers, model_scorer, split_users
 from recgpt.inspection.sample import spread
 from recgpt.metrics import target_ranks, top_k
 from recgpt.retrieval import RECOMMENDERS
@@ -78,7 +77,7 @@ def read_lists(trained: TrainedRun, told: Callable[[int, int], None]) -> Lists |
     large = int(prepared.users.train_end.sum()) > MOST_EVENTS
     scorers: Mapping[str, Scorer] = {} if large else baseline_scorers(prepared)
     counter = _Counter(prepared.items.valid_candidate)
-    model, done = _model_scorer(trained.model), 0
+    model, done = model_scorer(trained.model), 0
     told(0, len(rows))
     for users, histories, item_rows in user_blocks(prepared, rows, history, size):
         place = prepared.users.offset[users] + target[done : done + len(users)]
@@ -96,11 +95,6 @@ def read_lists(trained: TrainedRun, told: Callable[[int, int], None]) -> Lists |
         ranks={name: np.concatenate(ranks) for name, ranks in counter.ranks.items()},
         left_out=tuple(RECOMMENDERS) if large else (),
     )
-
-
-def _model_scorer(model: RecGPT) -> Scorer:
-    """The model's scores [B, I] of a block."""
-    return lambda block: (model.embed_users(block.histories) @ model.catalogue.T).numpy()
 
 
 class _Counter:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from benchmarks.accuracy.__main__ import PAGE, main
-from benchmarks.accuracy.page import command, mean_gain, page
+from benchmarks.accuracy.page import mean_gain, page
 from benchmarks.accuracy.plan import ROWS, Plan, Row
 from benchmarks.accuracy.results import FOLDER, Result, digits, read
 from recgpt.config import load_config
@@ -165,7 +165,9 @@ def test_a_row_shows_mean_and_range_of_its_seeds(tmp_path: Path) -> None:
     assert "| markov | .0500 | .2000 | .5000 | 1,234 |  |  |" in text
     assert "| X, published | .5000 | .7500 |  |  |  |  |" in text
     assert f"`recgpt pretrain {tmp_path}/base.yaml loss.temperature=1.0`" in text
-    assert command(read_plan.rows[1].model_copy(update={"set": ["a={}"]})).endswith(" 'a={}'")
+    quoted = read_plan.model_copy(update={"rows": [read_plan.rows[0].model_copy(update={"set": ["a={}"]})]})
+    assert "base.yaml 'a={}'`" in page(quoted, {"cold": [result(0, [1])]})
+    assert "2 runs, 2026-11-22, torch 2.13.0." in text
 
 
 def test_a_share_is_of_each_users_mean_over_seeds(tmp_path: Path) -> None:
