@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -12,7 +12,7 @@ _POLL = 0.1
 """Seconds between two looks at whether the reader has gone."""
 
 
-def read_ahead(values: Iterable[Value], depth: int = 2) -> Iterator[Value]:
+def read_ahead(values: Iterable[Value], depth: int = 2, stop: Callable[[], object] | None = None) -> Generator[Value]:
     """The same values in the same order, up to `depth` of them ready before they are asked for.
 
     An error of theirs is raised where its value would have come. The thread ends with this generator, however that
@@ -21,6 +21,7 @@ def read_ahead(values: Iterable[Value], depth: int = 2) -> Iterator[Value]:
     Args:
         values: what to read; used in the other thread alone.
         depth: values that wait, at most.
+        stop: called when the generator is closed before the values end, to break off the making of one.
     """
     ready: queue.Queue[tuple[Value | None, BaseException | None]] = queue.Queue(depth)
     gone = threading.Event()
@@ -55,4 +56,6 @@ def read_ahead(values: Iterable[Value], depth: int = 2) -> Iterator[Value]:
             yield value  # type: ignore[misc]
     finally:
         gone.set()
+        if stop is not None and thread.is_alive():
+            stop()
         thread.join()

@@ -263,7 +263,7 @@ def _iso(time: int | None) -> str | None:
 
 def _split(config: DataConfig, writer: SequenceWriter) -> dict[str, Any]:
     parts: dict[str, Any] = {"kind": config.split.kind}
-    for name, seen in (("valid", writer.valid_seen), ("test", writer.test_seen)):
+    for name, seen in zip(("valid", "test"), writer.seen, strict=True):
         target, history = writer.column(f"{name}_target"), writer.column(f"{name}_history")
         parts[name] = {
             "users": int((target >= 0).sum()),

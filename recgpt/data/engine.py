@@ -91,6 +91,10 @@ class Engine:
         with _failure_told(self.files):
             yield from self._reader(expression, rows)
 
+    def interrupt(self) -> None:
+        """Break off what another thread runs."""
+        self.backend.con.interrupt()
+
     def _reader(self, expression: ir.Table, rows: int) -> pa.RecordBatchReader:
         # not Ibis's own fetch: version 12 calls methods that DuckDB 2 no longer has
         return self.backend.con.sql(self.backend.compile(expression)).to_arrow_reader(rows)

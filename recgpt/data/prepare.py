@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 1 << 19
 BUCKET_BITS = 8
+_SMALL = 256
+"""So many values fit a byte."""
 SECTIONS = ("data", "model", "loss", "optim", "run", "heads", "tasks")
 """The sections of a stage's config; all but `data` are the stage's own business."""
 
@@ -167,9 +169,10 @@ class Preparation:
             ids, hashes = ids.take(pa.array(by_hash)), hashes[by_hash]
             told(len(ids))
         with self.stages.stage("sort and split") as told:
-            events = self._sorted(kept, users, ids, len(log.source.files))
-            writer = SequenceWriter(self.config, hashes, self.folder / "events")
-            writer.write_all(self.engine.batches(events, BATCH_ROWS), told)
+            place = _place(kept, len(log.source.files), accounts.rows_in)
+            events, values = self._sorted(kept, users, ids, place)
+            writer = SequenceWriter(self.config, hashes, self.folder / "events", values)
+            writer.write_all(self.engine.batches(events, BATCH_ROWS), told, self.engine.interrupt)
         if self.config.duplicates == "fail" and writer.n_copies:
             raise ConfigError(
                 f"data.duplicates: fail, and {writer.n_copies:,} events repeat the user, item and time of another;"
@@ -207,11 +210,14 @@ class Preparation:
         order = np.argsort(bucket, kind="stable")
         return pa.table({"user": ids.take(pa.array(order)), "hash": hashes[order]})
 
-    def _sorted(self, kept: ir.Table, users: pa.Table, item_ids: pa.Array, n_files: int) -> ir.Table:
-        """The events with rows instead of ids, in their final order; what starts with `__` is not written.
+    def _sorted(
+        self, kept: ir.Table, users: pa.Table, item_ids: pa.Array, place: ir.IntegerColumn
+    ) -> tuple[ir.Table, dict[str, NDArray[np.int64]]]:
+        """The events with rows instead of ids, in their final order, and what the codes of categories stand for.
 
-        The order is (user, order, ties, item hash, place in the files): total, so that two runs are equal. Items are
-        numbered by their hash, which keeps the sort key within the 32 bytes that the engine compares fastest.
+        What starts with `__` is not written. The order is (user, order, ties, item hash, place in the files): total, so
+        that two runs are equal. Items are numbered by their hash and places narrow: a sort key of 24 bytes takes half
+        the time of one of 32, and the widest numbers (hashes) join after the sort.
         """
         config = self.config
         names = ["__order", *(f"__tie.{i}" for i in range(len(config.tie)))]
@@ -225,29 +231,31 @@ class Preparation:
         if config.impressions is not None and config.impressions.where is not None:
             names.append("__impression")
         columns: dict[str, Any] = {name: kept[name] for name in names}
-        columns["__row"] = kept[ROW] if n_files == 1 else kept[FILE] * 2**40 + kept[ROW]
+        columns["__row"] = place
         columns |= {f"o.{name}": kept[f"__o.{name}"].cast("float32") for name in config.outcomes}
         categorical = [name for name, context in config.context.items() if context.kind == "categorical"]
         for name in config.context:
             value = kept[f"__c.{name}"]
             columns[f"c.{name}"] = value if name in categorical else value.cast("float32")
         joined = kept.select("__user", "__item", **columns)
-        for key, ids, row in (
-            ("__user", users["user"], "user_row"),
-            ("__item", item_ids, "item_row"),
-        ):
-            table = pa.table({f"id of {row}": ids, row: pa.array(np.arange(len(ids)), pa.int32())})
-            numbered = self.engine.arrow(f"map of {row}", table)
-            joined = joined.inner_join(numbered, joined[key] == numbered[f"id of {row}"])
+        joined = self._numbered(joined, "__user", users["user"], "user_row")
+        joined = self._numbered(joined, "__item", item_ids, "item_row")
+        hashes: dict[str, NDArray[np.int64]] = {}
         for name in categorical:
-            values, hashes = self._distinct(kept, f"__c.{name}")
-            table = pa.table({f"value of {name}": values, f"hash of {name}": hashes})
-            hashed = self.engine.arrow(f"map of c.{name}", table)
-            joined = joined.left_join(hashed, joined[f"c.{name}"] == hashed[f"value of {name}"])
+            values, hashes[name] = self._distinct(kept, f"__c.{name}")
+            joined = self._numbered(joined, f"c.{name}", values, f"code of {name}", required=False)
         ordered = {name: joined[name] for name in ("user_row", "item_row", *columns)}
-        ordered |= {f"c.{name}": joined[f"hash of {name}"] for name in categorical}
+        ordered |= {f"c.{name}": joined[f"code of {name}"] for name in categorical}
         events = joined.select(**ordered)
-        return events.order_by([events[key].asc(nulls_first=True) for key in keys])
+        return events.order_by([events[key].asc(nulls_first=True) for key in keys]), hashes
+
+    def _numbered(self, events: ir.Table, key: str, ids: pa.Array, name: str, required: bool = True) -> ir.Table:
+        """Events with one more column, the place of column `key` among `ids` (null = not among them)."""
+        width = pa.int32() if required or len(ids) > _SMALL else pa.uint8()
+        table = pa.table({f"id of {name}": ids, name: pa.array(np.arange(len(ids)), width)})
+        numbered = self.engine.arrow(f"map of {name}", table)
+        same = events[key] == numbered[f"id of {name}"]
+        return events.inner_join(numbered, same) if required else events.left_join(numbered, same)
 
     def _write_users(self, users: pa.Table, profile: Side, writer: SequenceWriter) -> None:
         counts = writer.column("n_events")
@@ -268,8 +276,8 @@ class Preparation:
             hash=hashes,
             n_events=writer.n_events,
             n_train_events=writer.n_train_events,
-            valid_candidate=writer.valid_seen,
-            test_candidate=writer.test_seen,
+            valid_candidate=writer.seen[0],
+            test_candidate=writer.seen[1],
             category=side.category,
             title=side.title,
             features=side.features,
@@ -279,6 +287,12 @@ class Preparation:
         # `hash` stands for the id; titles are for people only
         table = items.to_arrow().drop_columns(["id"] if items.title is None else ["id", "title"])
         writer.content.update("items", table)
+
+
+def _place(kept: ir.Table, n_files: int, n_rows: int) -> ir.IntegerColumn:
+    """Where an event stands in the files, in as few bytes as so many rows in all need."""
+    place = kept[ROW] if n_files == 1 else kept[FILE] * n_rows + kept[ROW]
+    return place.cast("uint32") if n_files * n_rows < 1 << 32 else place
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:

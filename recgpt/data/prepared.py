@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class Users:
 class Prepared:
     """What `prepare` wrote; opened by `Prepared.open`.
 
-    Reading is thread-safe: nothing changes after opening.
+    Events, users and items are opened at their first use. Reading is thread-safe: nothing changes after it.
     """
 
     def __init__(self, folder: Path, summary: dict[str, Any]) -> None:
@@ -74,7 +75,6 @@ class Prepared:
         self.n_events: int = summary["events"]
         self.content: str = summary["content"]
         """Hex digest of what was prepared: every column of the events, users and items in order, but for the titles."""
-        self._columns = _open_events(folder)
 
     @classmethod
     def open(cls, folder: str | Path) -> Prepared:
@@ -104,6 +104,10 @@ class Prepared:
         if summary is None or summary.get("format") != FORMAT or summary["digest"] != config.digest():
             return None
         return cls(folder, summary) if source_stamps(source_files(config)) == summary["sources"] else None
+
+    @cached_property
+    def _columns(self) -> dict[str, Reader]:
+        return _open_events(self.folder)
 
     @cached_property
     def _user_table(self) -> pa.Table:
@@ -220,15 +224,16 @@ Reader = Callable[[int, int], NDArray[Any]]
 
 
 def _open_events(folder: Path) -> dict[str, Reader]:
-    """Memory-map the events through `datasets`; its Arrow cache lies in the prepared folder itself."""
+    """Memory-map the events through `datasets`; its Arrow cache lies in the prepared folder, if that can be written."""
     from datasets import Dataset
     from datasets.utils import disable_progress_bars, enable_progress_bars, is_progress_bar_enabled
 
     files = sorted(str(path) for path in (folder / "events").glob("part-*.parquet"))
     shown = is_progress_bar_enabled()
+    cache = str(folder / CACHE) if os.access(folder, os.W_OK) else None  # else its own, in the user's home
     disable_progress_bars()
     try:
-        dataset = Dataset.from_parquet(files, cache_dir=str(folder / CACHE), writer_batch_size=CACHE_ROWS)
+        dataset = Dataset.from_parquet(files, cache_dir=cache, writer_batch_size=CACHE_ROWS)
     finally:
         if shown:
             enable_progress_bars()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from recgpt.ahead import read_ahead
 from recgpt.data.content import ContentDigest
 from recgpt.data.events import NO_TIME
 from recgpt.data.impressions import ImpressionColumns
@@ -39,11 +41,12 @@ class SequenceWriter:
         config: the data section.
         item_hash: int64 [I], by item_row.
         folder: where the parts are written.
+        values: name -> int64 [V], the hashes that the codes of a categorical context column stand for.
 
     Attributes:
         users: per user and in order of user_row: n_events, the split's positions, last_time (`NO_TIME` = unknown).
-        n_events, n_train_events: int64 [I], events per item.
-        valid_seen, test_seen: bool [I], items with an event before the moment of a time split.
+        n_events: int64 [I], events per item.
+        n_later: int64 [3, I], those of them after the training part, and after what is seen at validation and test.
         n_copies, n_dropped, n_tied, n_targets, n_no_time: counts of events.
         n_backwards: events whose time is smaller than that of the event before them.
         first_time, last_time: the range of the known times, microseconds; None where there are none.
@@ -51,16 +54,21 @@ class SequenceWriter:
         content: digest of the written events.
     """
 
-    def __init__(self, config: DataConfig, item_hash: NDArray[np.int64], folder: Path) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        item_hash: NDArray[np.int64],
+        folder: Path,
+        values: Mapping[str, NDArray[np.int64]] | None = None,
+    ) -> None:
         n_items = len(item_hash)
+        self.values = {f"c.{name}": pa.array(hashes) for name, hashes in (values or {}).items()}
         self.config = config
         self.item_hash = item_hash
         self.folder = folder
         self.users: list[dict[str, NDArray[np.int64]]] = []
         self.n_events = np.zeros(n_items, np.int64)
-        self.n_train_events = np.zeros(n_items, np.int64)
-        self.valid_seen = np.zeros(n_items, np.bool_)
-        self.test_seen = np.zeros(n_items, np.bool_)
+        self.n_later = np.zeros((3, n_items), np.int64)
         self.n_copies = self.n_dropped = self.n_tied = self.n_targets = self.n_no_time = 0
         self.n_backwards = 0
         self.first_time: int | None = None
@@ -72,10 +80,40 @@ class SequenceWriter:
         self._rows_in_part = 0
         self._writer: pq.ParquetWriter | None = None
 
-    def write_all(self, batches: Iterable[pa.RecordBatch], told: Callable[[int], None]) -> None:
-        """Consume the sorted stream; only whole users are taken at a time."""
-        waiting: list[pa.RecordBatch] = []
+    def write_all(
+        self,
+        batches: Iterable[pa.RecordBatch],
+        told: Callable[[int], None] = lambda rows: None,
+        stop: Callable[[], object] | None = None,
+    ) -> None:
+        """Consume the sorted stream: reading, counting and writing each have a thread.
+
+        Args:
+            batches: the stream.
+            told: called with the number of rows written so far.
+            stop: breaks off the making of a batch; called when this ends by an error.
+        """
         self.folder.mkdir()
+        with closing(read_ahead(self._finished(read_ahead(batches)), stop=stop)) as tables:
+            for events in tables:
+                self._write(events)
+                told(self.rows)
+        if self._writer is not None:
+            self._writer.close()
+
+    @property
+    def n_train_events(self) -> NDArray[np.int64]:
+        """Events per item in the training part, int64 [I]."""
+        return self.n_events - self.n_later[0]
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """Items with an event before validation's moment, and before the test's (split by time), bool [2, I]."""
+        return self.n_events > self.n_later[1:]
+
+    def _finished(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+        """The stream in tables of whole users, counted and complete."""
+        waiting: list[pa.RecordBatch] = []
         for batch in batches:
             rows = batch["user_row"].to_numpy()
             end = int(np.searchsorted(rows, rows[-1])) if len(rows) else 0
@@ -83,27 +121,23 @@ class SequenceWriter:
             if end == 0 and (same or not waiting):
                 waiting.append(batch)
                 continue
-            self._take(pa.Table.from_batches([*waiting, batch.slice(0, end)]))
+            yield self._take(pa.Table.from_batches([*waiting, batch.slice(0, end)]))
             waiting = [batch.slice(end)]
-            told(self.rows)
         if waiting:
-            self._take(pa.Table.from_batches(waiting))
-            told(self.rows)
-        if self._writer is not None:
-            self._writer.close()
+            yield self._take(pa.Table.from_batches(waiting))
 
     def column(self, name: str) -> NDArray[np.int64]:
         """One column of `users` over all users, int64 [U]."""
         return np.concatenate([chunk[name] for chunk in self.users])
 
-    def _take(self, events: pa.Table) -> None:
-        """Whole users."""
+    def _take(self, events: pa.Table) -> pa.Table:
+        """Count whole users; the table as it is written."""
         if events.num_rows == 0:
-            return
+            return events
         events = self._complete(events)
         user = events["user_row"].to_numpy()
         self.n_tied += _count_tied(events, user)
-        copies = find_copies(events, user)
+        copies = self._copies(events, user)
         self.n_copies += int(copies.sum())
         if self.config.duplicates == "drop" and copies.any():
             self.n_dropped += int(copies.sum())
@@ -123,7 +157,12 @@ class SequenceWriter:
             parts = event_parts(self.config, starts, counts, split, part)
             for name, column in self.impressions.of(events, starts, counts, order, time, parts).items():
                 events = events.append_column(name, column)
-        self._write(events)
+        return events.drop_columns([n for n in events.column_names if n.startswith("__")])
+
+    def _copies(self, events: pa.Table, user: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which events repeat an earlier one, bool [N]."""
+        one_clock = self.config.order is None or self.config.time is None
+        return (find_neighbours if one_clock and not self.config.tie else find_copies)(events, user)
 
     def _complete(self, events: pa.Table) -> pa.Table:
         """Add the columns that need not pass through the sort: wide rows, the item hash, the time, the target."""
@@ -142,6 +181,7 @@ class SequenceWriter:
         }
         for prefix in ("o.", "c.", "__order", "__tie.", "__part", "__impression"):
             columns |= {n: events[n] for n in events.column_names if n.startswith(prefix)}
+        columns |= {name: hashes.take(events[name]) for name, hashes in self.values.items()}
         return pa.table(columns)
 
     def _count_users(
@@ -171,16 +211,13 @@ class SequenceWriter:
         counts: NDArray[np.int64],
         split: UserSplit,
     ) -> None:
-        position = np.arange(len(item)) - np.repeat(starts, counts)
-        size = len(self.n_events)
-        self.n_events += np.bincount(item, minlength=size)
-        in_train = position < np.repeat(split.train_end, counts)
-        self.n_train_events += np.bincount(item[in_train], minlength=size)
-        self.valid_seen[item[position < np.repeat(split.valid_seen_end, counts)]] = True
-        self.test_seen[item[position < np.repeat(split.test_seen_end, counts)]] = True
+        self.n_events += np.bincount(item, minlength=len(self.n_events))
+        for later, end in zip(self.n_later, (split.train_end, split.valid_seen_end, split.test_seen_end), strict=True):
+            np.add.at(later, item[_ranges(starts + end, starts + counts)], 1)
 
     def _write(self, events: pa.Table) -> None:
-        events = events.drop_columns([n for n in events.column_names if n.startswith("__")])
+        if events.num_rows == 0:
+            return
         if self._writer is None or self._rows_in_part >= EVENTS_PER_PART:
             if self._writer is not None:
                 self._writer.close()
@@ -195,6 +232,12 @@ class SequenceWriter:
         self.content.update("events", events)
         self._rows_in_part += events.num_rows
         self.rows += events.num_rows
+
+
+def _ranges(first: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers of [first, end) of all ranges, one after the other."""
+    sizes = np.maximum(end - first, 0)
+    return np.arange(sizes.sum()) + np.repeat(first - np.cumsum(sizes) + sizes, sizes)
 
 
 def _times(events: pa.Table) -> NDArray[np.int64]:
@@ -241,6 +284,15 @@ def find_copies(events: pa.Table, user: NDArray[np.int64]) -> NDArray[np.bool_]:
     for column in columns:
         equal &= column[rank][1:] == column[rank][:-1]
     copies[suspects[rank[1:][equal]]] = True
+    return copies
+
+
+def find_neighbours(events: pa.Table, user: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """`find_copies` where they stand together: the order is the only clock, and nothing but the item breaks ties."""
+    copies = np.zeros(len(user), np.bool_)
+    if len(user) > 1:
+        columns = (user, _as_int64(events["__order"]), events["item_row"].to_numpy())
+        copies[1:] = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
     return copies
 
 

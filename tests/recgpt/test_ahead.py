@@ -33,7 +33,7 @@ def test_no_more_than_the_depth_is_made_ahead() -> None:
     assert next(reader) == 0
     time.sleep(0.3)
     assert 3 <= len(made) <= 5  # the one in use, three that wait, and one in the hand
-    reader.close()  # type: ignore[attr-defined]
+    reader.close()
     assert threads() == 0
     assert len(made) <= 6
 

@@ -1,5 +1,6 @@
 import json
 import os
+import threading
 from fractions import Fraction
 
 import numpy as np
@@ -13,7 +14,7 @@ from recgpt.data.hashing import hash_id
 from recgpt.data.prepare import data_config, prepare
 from recgpt.data.prepared import Prepared
 from recgpt.data.schema import DataConfig
-from recgpt.data.sequences import find_copies
+from recgpt.data.sequences import SequenceWriter, find_copies, find_neighbours
 from recgpt.errors import ConfigError, RecGPTError
 from tests.recgpt.data.logfiles import (
     config,
@@ -168,6 +169,55 @@ def test_find_copies_equals_a_set(seed):
         expected.append(key in seen)
         seen.add(key)
     assert find_copies(table, user).tolist() == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_where_the_order_is_the_clock_copies_stand_together(seed):
+    rng = np.random.default_rng(seed)
+    user, order, item = (rng.integers(0, n, 400) for n in (10, 8, 6))
+    place = np.lexsort([item, order, user])
+    user, order, item = user[place], order[place], item[place]
+    table = pa.table({"item_row": item, "__order": order, "time": pa.array(order)})
+    found = find_neighbours(table, user)
+    assert found.any()
+    assert found.tolist() == find_copies(table, user).tolist()
+
+
+def sorted_stream(end):
+    """Two users' events, then whatever `end` does."""
+    yield pa.RecordBatch.from_pydict({"user_row": [0, 0, 1], "item_row": [0, 0, 0], "__order": [1, 2, 3]})
+    yield pa.RecordBatch.from_pydict({"user_row": [2], "item_row": [0], "__order": [1]})
+    end()
+
+
+def small_writer(folder):
+    section = DataConfig(events=["log.parquet"], user="u", item="i", order="t")
+    return SequenceWriter(section, np.zeros(1, np.int64), folder)
+
+
+def test_an_error_in_the_stream_is_told_and_ends_the_threads(tmp_path):
+    def full():
+        raise OSError("disk full")
+
+    before = threading.active_count()
+    with pytest.raises(OSError, match="disk full"):
+        small_writer(tmp_path / "events").write_all(sorted_stream(full))
+    assert threading.active_count() == before
+
+
+def test_an_interrupted_writer_breaks_off_the_query(tmp_path):
+    broken_off = threading.Event()
+
+    def interrupted(rows):
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        small_writer(tmp_path / "events").write_all(
+            sorted_stream(lambda: broken_off.wait(30)), interrupted, broken_off.set
+        )
+    assert broken_off.is_set()
+    assert threading.active_count() == before
 
 
 def nasty_log(seed):

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -99,8 +100,7 @@ def test_nothing_is_written_elsewhere_and_two_processes_may_open_at_once(log):
     root = Path(__file__).resolve().parents[3]
     home = prepared.folder.parent / "home"
     home.mkdir()
-    import shutil
-
+    expected = str(int(prepared.events(0, 3_000).item.sum()))
     shutil.rmtree(prepared.folder / module.CACHE)
     environment = {"HOME": str(home), "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     runs = [
@@ -113,9 +113,31 @@ def test_nothing_is_written_elsewhere_and_two_processes_may_open_at_once(log):
         )
         for _ in range(2)
     ]
-    expected = str(int(prepared.events(0, 3_000).item.sum()))
     assert [process.communicate(timeout=120)[0].strip() for process in runs] == [expected] * 2
     assert [path for path in home.rglob("*") if path.is_file()] == []
+
+
+def test_a_folder_that_cannot_be_written_keeps_its_cache_at_home(log, tmp_path):
+    prepared, _ = log
+    copy, home = tmp_path / "read_only", tmp_path / "home"
+    shutil.copytree(prepared.folder, copy, ignore=shutil.ignore_patterns(module.CACHE))
+    home.mkdir()
+    code = (
+        "import os, sys; os.access = lambda path, mode: False; from recgpt.data.prepared import Prepared;"
+        "print(int(Prepared.open(sys.argv[1]).events(0, 3000).item.sum()))"
+    )
+    environment = {"HOME": str(home), "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(copy)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert told.stdout.strip() == str(int(prepared.events(0, 3_000).item.sum()))
+    assert not (copy / module.CACHE).exists()
+    assert any(home.rglob("*.arrow"))
 
 
 def test_reading_from_threads(log):
