@@ -66,6 +66,7 @@ class PretrainTask:
             config.optim.batch_tokens,
             config.run.seed,
             every=config.loss.targets == "all",
+            newest=config.loss.newest,
             targets=target_rule(config, prepared.schema),
             negatives=negatives,
         )

@@ -42,10 +42,13 @@ class Windows:
         return len(self.first)
 
 
-def training_windows(prepared: Prepared, window: WindowConfig, every: bool = False, reach: int = 0) -> Windows:
+def training_windows(
+    prepared: Prepared, window: WindowConfig, every: bool = False, reach: int = 0, newest: int | None = None
+) -> Windows:
     """All training windows with a target (or, with `every`, any event) to predict, in user order.
 
-    It lies at most `reach` events after the one that follows the window.
+    It lies at most `reach` events after the one that follows the window, and is one of its user's `newest` training
+    events (None: any).
     """
     users = prepared.users
     last = users.train_end - 1  # the last event to predict is at position train_end - 1, from the events before it
@@ -56,6 +59,9 @@ def training_windows(prepared: Prepared, window: WindowConfig, every: bool = Fal
     length = np.minimum(window.length, last[user] - start)
     skip = np.where(k > 0, window.length - window.S + 1, 0)
     first = users.offset[user] + start
+    if newest is not None:
+        skip = np.maximum(skip, users.train_end[user] - newest - start)
+        user, first, length, skip = (column[skip <= length] for column in (user, first, length, skip))
     if every:
         return Windows(user, first, length, skip)
     stop = np.minimum(first + length + 1 + reach, users.offset[user] + users.train_end[user])
@@ -94,6 +100,7 @@ class TrainingBatches:
         seed: run seed.
         share: this process, and how many share the windows.
         every: keep windows of events that are no target of the log.
+        newest: predict each user's newest training events alone, so many; None = all.
         targets: what positions predict; default the next item.
         negatives: draws what the targets of a batch are compared with.
     """
@@ -107,6 +114,7 @@ class TrainingBatches:
         *,
         share: tuple[int, int] = (0, 1),
         every: bool = False,
+        newest: int | None = None,
         targets: Targets | None = None,
         negatives: Negatives | None = None,
     ) -> None:
@@ -114,7 +122,7 @@ class TrainingBatches:
         self.rank, self.world = share
         self.targets = targets or NextItem(every)
         self.negatives = negatives
-        self.windows = training_windows(prepared, window, every, self.targets.reach)
+        self.windows = training_windows(prepared, window, every, self.targets.reach, newest)
         self.widths = padded_widths(self.windows.length, window.length)
         self._order: tuple[int, list[NDArray[np.int64]]] | None = None
 

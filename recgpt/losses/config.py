@@ -28,6 +28,9 @@ class LossConfig(Section):
     targets: Literal["declared", "all"] = "declared"
     """Events that training predicts: those of `data.target`, or all (evaluation keeps to `data.target`): `all` where
     the declared ones are few."""
+    newest: int | None = Field(default=None, ge=1)
+    """Predict only each user's newest training events, so many, as SASRec and BERT4Rec do with a window's length: a
+    user of many events then weighs less. null: all of them."""
     kind: Literal["softmax", "bce", "gbce", "bpr", "hinge", "logistic"] = "softmax"
     """What a positive and its negatives cost: softmax; pointwise logistic (`bce`), with the positive weighed for the
     share of negatives seen (`gbce`: gSASRec); or the mean over pairs of log(1 + e^(s- - s+)) (`bpr`, also called

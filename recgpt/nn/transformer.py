@@ -37,6 +37,7 @@ class Transformer(nn.Module):
         self.rotary = Rotary(config.dim // config.heads, length) if config.positions == "rotary" else None
         added = ADDED_POSITIONS.get(config.positions)
         self.positions = None if added is None else added(config.dim, length)
+        self.input_norm = block.input_norm(config.dim)
         self.blocks = nn.ModuleList(block(config, length) for _ in range(config.layers))
         self.norm = block.final_norm(config.dim)
         for each in self.blocks:
@@ -67,7 +68,7 @@ class Transformer(nn.Module):
         """
         if self.positions is not None:
             x = self.positions(x, start, real)
-        x = dropout(x, self.dropout, self.training)
+        x = dropout(self.input_norm(x), self.dropout, self.training)
         if real is not None and self.causal and not (real[:, 1:] & ~real[:, :-1]).any():
             real = None  # padding on the right is later than all that is read
         buckets = time_buckets(time, x.shape[1]) if self.needs_time and time is not None else None

@@ -77,6 +77,11 @@ class Block(nn.Module):
         self.bias = relative_bias(config.bias, 1 if self.shares_bias else config.heads, length)
 
     @staticmethod
+    def input_norm(dim: int) -> nn.Module:
+        """What the sum of events and positions goes through: nothing, unless a block has one."""
+        return nn.Identity()
+
+    @staticmethod
     def final_norm(dim: int) -> nn.Module:
         """What follows the last block."""
         raise NotImplementedError

@@ -21,6 +21,11 @@ class BertBlock(SoftmaxBlock):
         self.up, self.down = nn.Linear(dim, inner), nn.Linear(inner, dim)
 
     @staticmethod
+    def input_norm(dim: int) -> nn.Module:
+        """BERT's norm of the embeddings' sum (Devlin et al. 2019, the authors' code)."""
+        return nn.LayerNorm(dim, 1e-12)
+
+    @staticmethod
     def final_norm(dim: int) -> nn.Module:
         """None: every block ends with one."""
         return nn.Identity()

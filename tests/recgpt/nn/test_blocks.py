@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from recgpt.nn.blocks import BLOCKS, Block, Frame, TransformerConfig
 from recgpt.nn.positions import RelativeBias
+from recgpt.nn.transformer import Transformer
 
 T, D, H = 6, 8, 2
 
@@ -95,6 +96,15 @@ def hstu(m: Block, x: Tensor) -> Tensor:
 def test_blocks_are_their_formulas(name: str, formula: object) -> None:
     made, x = block(name), heads(T, D)
     torch.testing.assert_close(made(x[None], Frame(None), None)[0][0], formula(made, x), atol=1e-5, rtol=1e-5)
+
+
+def test_bert_norms_the_sum_of_events_and_positions() -> None:
+    """So all that the blocks read is of one length, whatever the events' is."""
+    config = TransformerConfig(dim=D, heads=H, layers=1, block="bert", positions="learned", dropout=0, causal=False)
+    made, x = Transformer(config, T), heads(1, T, D)
+    inner = F.layer_norm(x + made.positions.table.weight, (D,), eps=1e-12)
+    expected = made.blocks[0](inner, Frame(None, causal=False), None)[0]
+    torch.testing.assert_close(made(x)[0], expected)
 
 
 def test_sasrec_alone_with_one_event() -> None:
