@@ -21,7 +21,7 @@ def read_ahead(values: Iterable[Value], depth: int = 2, stop: Callable[[], objec
     Args:
         values: what to read; used in the other thread alone.
         depth: values that wait, at most.
-        stop: called when the generator is closed before the values end, to break off the making of one.
+        stop: breaks off the making of a value. Called when the generator ends before the thread, until that ends too.
     """
     ready: queue.Queue[tuple[Value | None, BaseException | None]] = queue.Queue(depth)
     gone = threading.Event()
@@ -56,6 +56,7 @@ def read_ahead(values: Iterable[Value], depth: int = 2, stop: Callable[[], objec
             yield value  # type: ignore[misc]
     finally:
         gone.set()
-        if stop is not None and thread.is_alive():
-            stop()
-        thread.join()
+        while thread.is_alive():
+            if stop is not None:
+                stop()  # more than once: it is lost on a query that has yet to begin
+            thread.join(_POLL)

@@ -112,6 +112,8 @@ def _failure_told(files: Sequence[Path]) -> Iterator[None]:
             f"the query needs more memory or disk than it may use ({_first_line(error)});"
             " raise data.memory_limit or free disk space, and run the same command again"
         ) from error
+    except duckdb.InterruptException:  # asked for: `Engine.interrupt`
+        raise
     except duckdb.Error as error:
         if not isinstance(error, duckdb.ConversionException):
             _refuse_damaged(files)

@@ -153,6 +153,7 @@ class Preparation:
         started = clock.perf_counter()
         with self.stages.stage("read the log") as told:
             log = read_log(self.engine, self.config, self.scratch, told)
+            longest = max(pq.read_metadata(file).num_rows for file in self.engine.files)
         stamps = source_stamps(log.source.files)
         with self.stages.stage("check the rows") as told:
             accounts = Accounts.count(self.engine, log, self.config)
@@ -169,9 +170,9 @@ class Preparation:
             ids, hashes = ids.take(pa.array(by_hash)), hashes[by_hash]
             told(len(ids))
         with self.stages.stage("sort and split") as told:
-            place = _place(kept, len(log.source.files), accounts.rows_in)
-            events, values = self._sorted(kept, users, ids, place)
-            writer = SequenceWriter(self.config, hashes, self.folder / "events", values)
+            place = _place(kept, len(log.source.files), longest)
+            events, categories = self._sorted(kept, users, ids, place)
+            writer = SequenceWriter(self.config, hashes, self.folder / "events", categories)
             writer.write_all(self.engine.batches(events, BATCH_ROWS), told, self.engine.interrupt)
         if self.config.duplicates == "fail" and writer.n_copies:
             raise ConfigError(
@@ -240,17 +241,20 @@ class Preparation:
         joined = kept.select("__user", "__item", **columns)
         joined = self._numbered(joined, "__user", users["user"], "user_row")
         joined = self._numbered(joined, "__item", item_ids, "item_row")
-        hashes: dict[str, NDArray[np.int64]] = {}
+        categories: dict[str, NDArray[np.int64]] = {}
         for name in categorical:
-            values, hashes[name] = self._distinct(kept, f"__c.{name}")
+            values, categories[name] = self._distinct(kept, f"__c.{name}")
             joined = self._numbered(joined, f"c.{name}", values, f"code of {name}", required=False)
         ordered = {name: joined[name] for name in ("user_row", "item_row", *columns)}
         ordered |= {f"c.{name}": joined[f"code of {name}"] for name in categorical}
         events = joined.select(**ordered)
-        return events.order_by([events[key].asc(nulls_first=True) for key in keys]), hashes
+        return events.order_by([events[key].asc(nulls_first=True) for key in keys]), categories
 
     def _numbered(self, events: ir.Table, key: str, ids: pa.Array, name: str, required: bool = True) -> ir.Table:
-        """Events with one more column, the place of column `key` among `ids` (null = not among them)."""
+        """Events with one more column, int32, the place of column `key` among `ids`.
+
+        With `required` every event has one; else it is null where there is none, and of one byte where that is enough.
+        """
         width = pa.int32() if required or len(ids) > _SMALL else pa.uint8()
         table = pa.table({f"id of {name}": ids, name: pa.array(np.arange(len(ids)), width)})
         numbered = self.engine.arrow(f"map of {name}", table)
@@ -289,10 +293,10 @@ class Preparation:
         writer.content.update("items", table)
 
 
-def _place(kept: ir.Table, n_files: int, n_rows: int) -> ir.IntegerColumn:
-    """Where an event stands in the files, in as few bytes as so many rows in all need."""
-    place = kept[ROW] if n_files == 1 else kept[FILE] * n_rows + kept[ROW]
-    return place.cast("uint32") if n_files * n_rows < 1 << 32 else place
+def _place(kept: ir.Table, n_files: int, longest: int) -> ir.IntegerColumn:
+    """Where an event stands in the files, the longest of which has so many rows; in 4 bytes where that is enough."""
+    place = kept[ROW] if n_files == 1 else kept[FILE] * longest + kept[ROW]
+    return place.cast("int32") if n_files * longest < 1 << 31 else place
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:

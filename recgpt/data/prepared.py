@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,8 @@ REJECTS = "rejects.parquet"
 CACHE = "cache"
 CACHE_ROWS = 1 << 17
 """Rows of a contiguous run in the memory-mapped cache."""
+_OPENING = threading.Lock()
+"""`datasets` is not safe in two threads."""
 _INTEGER = re.compile("0|-?[1-9][0-9]*")
 
 
@@ -107,7 +110,11 @@ class Prepared:
 
     @cached_property
     def _columns(self) -> dict[str, Reader]:
-        return _open_events(self.folder)
+        now = _read_summary(self.folder)
+        if now is None or now.get("content") != self.content:
+            raise ConfigError(f"{self.folder}: another log was prepared there since this one was opened; start again")
+        with _OPENING:
+            return _open_events(self.folder)
 
     @cached_property
     def _user_table(self) -> pa.Table:
@@ -229,6 +236,8 @@ def _open_events(folder: Path) -> dict[str, Reader]:
     from datasets.utils import disable_progress_bars, enable_progress_bars, is_progress_bar_enabled
 
     files = sorted(str(path) for path in (folder / "events").glob("part-*.parquet"))
+    if not files:
+        raise ConfigError(f"{folder / 'events'}: no part-*.parquet in it; remove {folder} and prepare again")
     shown = is_progress_bar_enabled()
     cache = str(folder / CACHE) if os.access(folder, os.W_OK) else None  # else its own, in the user's home
     disable_progress_bars()

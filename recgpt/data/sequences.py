@@ -41,7 +41,7 @@ class SequenceWriter:
         config: the data section.
         item_hash: int64 [I], by item_row.
         folder: where the parts are written.
-        values: name -> int64 [V], the hashes that the codes of a categorical context column stand for.
+        categories: name -> int64 [V], the hashes that the codes of a categorical context column stand for.
 
     Attributes:
         users: per user and in order of user_row: n_events, the split's positions, last_time (`NO_TIME` = unknown).
@@ -59,10 +59,10 @@ class SequenceWriter:
         config: DataConfig,
         item_hash: NDArray[np.int64],
         folder: Path,
-        values: Mapping[str, NDArray[np.int64]] | None = None,
+        categories: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> None:
         n_items = len(item_hash)
-        self.values = {f"c.{name}": pa.array(hashes) for name, hashes in (values or {}).items()}
+        self.categories = {f"c.{name}": pa.array(hashes) for name, hashes in (categories or {}).items()}
         self.config = config
         self.item_hash = item_hash
         self.folder = folder
@@ -91,11 +91,14 @@ class SequenceWriter:
         Args:
             batches: the stream.
             told: called with the number of rows written so far.
-            stop: breaks off the making of a batch; called when this ends by an error.
+            stop: breaks off the making of a batch, where this ends by an error.
         """
         self.folder.mkdir()
-        with closing(read_ahead(self._finished(read_ahead(batches)), stop=stop)) as tables:
-            for events in tables:
+        with (
+            closing(read_ahead(batches, stop=stop)) as read,
+            closing(read_ahead(self._finished(read), stop=stop)) as whole,
+        ):
+            for events in whole:
                 self._write(events)
                 told(self.rows)
         if self._writer is not None:
@@ -181,7 +184,7 @@ class SequenceWriter:
         }
         for prefix in ("o.", "c.", "__order", "__tie.", "__part", "__impression"):
             columns |= {n: events[n] for n in events.column_names if n.startswith(prefix)}
-        columns |= {name: hashes.take(events[name]) for name, hashes in self.values.items()}
+        columns |= {name: hashes.take(events[name]) for name, hashes in self.categories.items()}
         return pa.table(columns)
 
     def _count_users(

@@ -2,13 +2,16 @@ import json
 import os
 import threading
 from fractions import Fraction
+from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from recgpt.data import sequences
+from recgpt.data.engine import Engine
 from recgpt.data.events import NO_TIME
 from recgpt.data.hashing import hash_id
 from recgpt.data.prepare import data_config, prepare
@@ -126,6 +129,37 @@ def test_ties_are_broken_by_columns_then_the_item_hash(tmp_path):
     assert any("2 events share their place" in line for line in prepared.summary["warnings"])
 
 
+@pytest.mark.parametrize(("duplicates", "kept"), [("keep", 3), ("drop", 2)])
+def test_copies_that_a_tie_column_parts(tmp_path, duplicates, kept):
+    columns = {"u": [1] * 3, "i": [7, 8, 7], "t": [5] * 3, "k": [0, 1, 2]}
+    prepared = run(tmp_path, write_parquet(tmp_path / "log.parquet", columns), tie=["k"], duplicates=duplicates)
+    assert prepared.summary["copies"] == 1
+    assert history(prepared, 1) == [7, 8, 7][:kept]
+
+
+@pytest.mark.parametrize("n_values", [1, 256, 257, 300])
+def test_many_values_of_a_category(tmp_path, n_values):
+    rng = np.random.default_rng(n_values)
+    word = [None if k == n_values else f"w{k}" for k in rng.permutation(np.arange(n_values + 1).repeat(2))]
+    columns = {"u": [1] * len(word), "i": list(range(len(word))), "t": list(range(len(word))), "w": word}
+    context = {"w": {"kind": "categorical"}}
+    prepared = run(tmp_path, write_parquet(tmp_path / "log.parquet", columns), context=context)
+    expected = [0 if each is None else hash_id(each) for each in word]
+    assert prepared.events(0, len(word)).context["w"].tolist() == expected
+
+
+def test_of_copies_in_several_files_the_first_stays(tmp_path):
+    for number, y in enumerate([[1, 0], [0], [0, 1]]):  # files of different lengths
+        columns = {"u": [1] * len(y), "i": [7] * len(y), "t": [5] * len(y), "y": y}
+        write_parquet(tmp_path / f"{number}.parquet", columns)
+    outcomes = {"y": {"kind": "binary"}}
+    kept = run(tmp_path / "kept", f"{tmp_path}/*.parquet", outcomes=outcomes)
+    assert kept.events(0, 5).outcomes["y"].tolist() == [1, 0, 0, 0, 1]
+    dropped = run(tmp_path / "dropped", f"{tmp_path}/*.parquet", outcomes=outcomes, duplicates="drop")
+    assert dropped.events(0, 1).outcomes["y"].tolist() == [1]
+    assert dropped.n_events == 1
+
+
 COPIES = {
     "u": [1, 1, 1, 1, 2, 2, 2],
     "i": [10, 10, 10, 11, 10, 10, 10],
@@ -203,6 +237,28 @@ def test_an_error_in_the_stream_is_told_and_ends_the_threads(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         small_writer(tmp_path / "events").write_all(sorted_stream(full))
     assert threading.active_count() == before
+
+
+def test_an_error_in_the_counting_is_told_and_ends_the_threads(tmp_path, monkeypatch):
+    broken_off, before = threading.Event(), threading.active_count()
+    writer = small_writer(tmp_path / "events")
+    monkeypatch.setattr(writer, "_count_users", None)
+    with pytest.raises(TypeError, match="not callable") as error:
+        writer.write_all(sorted_stream(lambda: broken_off.wait(30)), stop=broken_off.set)
+    assert error.traceback  # which holds on to the frames
+    assert threading.active_count() == before
+
+
+def test_an_interrupted_query_is_told_as_it_is(tmp_path, monkeypatch):
+    path = write_parquet(tmp_path / "log.parquet", {"u": [1], "i": [1], "t": [1]})
+    with Engine("200MB", tmp_path / "spill") as engine:
+        engine.parquet("log", [Path(path)])
+        monkeypatch.setattr("recgpt.data.engine._refuse_damaged", lambda files: pytest.fail("read the log again"))
+        engine.backend.raw_sql("CREATE VIEW endless AS SELECT count(*) AS n FROM range(100000000), range(100000)")
+        timer = threading.Timer(0.3, engine.interrupt)
+        timer.start()
+        with pytest.raises(duckdb.InterruptException):
+            engine.fetch(engine.backend.table("endless"))
 
 
 def test_an_interrupted_writer_breaks_off_the_query(tmp_path):

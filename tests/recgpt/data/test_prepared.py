@@ -143,9 +143,27 @@ def test_a_folder_that_cannot_be_written_keeps_its_cache_at_home(log, tmp_path):
 def test_reading_from_threads(log):
     prepared, _ = log
     expected = prepared.events(0, 3_000).item
+    prepared = Prepared.open(prepared.folder)
     with ThreadPoolExecutor(4) as pool:
         parts = list(pool.map(lambda k: prepared.events(k, k + 10).item, range(0, 3_000, 10)))
     np.testing.assert_array_equal(np.concatenate(parts), expected)
+
+
+def test_a_folder_that_changes_under_an_opened_log(tmp_path):
+    path = tmp_path / "log.csv"
+    early = run(tmp_path, write_text(path, "u,i,t\n5,1,1\n"))
+    late = Prepared.open(early.folder)
+    assert len(early.events(0, 1)) == 1
+    run(tmp_path, write_text(path, "u,i,t\n5,1,1\n5,2,2\n"))
+    with pytest.raises(ConfigError, match="another log was prepared there since this one was opened"):
+        late.events(0, 1)
+
+
+def test_a_folder_without_its_events(tmp_path):
+    prepared = run(tmp_path, write_text(tmp_path / "log.csv", "u,i,t\n5,1,1\n"))
+    shutil.rmtree(prepared.folder / "events")
+    with pytest.raises(ConfigError, match=r"no part-\*.parquet in it; remove .* and prepare again"):
+        Prepared.open(prepared.folder).events(0, 1)
 
 
 def test_find_user(tmp_path):
