@@ -96,7 +96,7 @@ def measure(
         given = variant(config, name) | {"run": {**(config.get("run") or {}), "dir": str(out / name)}}
         trained = TrainedRun.open(load_stage("pretrain")(given, overrides=overrides)["run"])
         result["seconds"][name] = round(time.process_time() - began, 1)
-        scorers = {name: model_scorer(trained.model)}
+        scorers = {name: model_scorer(trained.model, want=trained.want)}
         if trained.prepared.items.embedding is not None and "cosine" not in result["systems"]:
             scorers["popularity"] = baseline_scorers(trained.prepared)["popularity"]
             scorers["cosine"] = cosine_scorer(trained.prepared.items.embedding)

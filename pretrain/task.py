@@ -16,6 +16,7 @@ from recgpt.api import RecGPT
 from recgpt.data.batch import EventBatch, item_columns, on_device
 from recgpt.data.prepared import Prepared
 from recgpt.data.sampler import TrainingBatches
+from recgpt.data.schema import TargetConfig
 from recgpt.errors import ConfigError
 from recgpt.evaluation import model_scorer, rank_users, split_users
 from recgpt.losses.auxiliary import AuxiliaryLosses
@@ -25,6 +26,7 @@ from recgpt.losses.frequency import Estimate
 from recgpt.losses.self_supervision import SelfSupervision
 from recgpt.model import EventModel
 from recgpt.nn.queries import hide_wanted
+from recgpt.runs import asked
 from recgpt.train import StepResult
 from recgpt.train.device import product_dtype, training_device
 
@@ -59,6 +61,8 @@ class PretrainTask:
 
     def __init__(self, config: PretrainConfig, prepared: Prepared, events: EventModel) -> None:
         self.prepared, self.loss = prepared, config.loss
+        target = config.data.target
+        self.target = {target.outcome: target.min} if isinstance(target, TargetConfig) else {}
         negatives = make_negatives(config.loss, prepared.items)
         self.data = TrainingBatches(
             prepared,
@@ -167,7 +171,9 @@ class PretrainTask:
         if len(split_users(self.prepared, "valid")[0]) == 0:
             return {}
         self.model.eval()
-        rankings, _ = rank_users(self.prepared, "valid", {"model": model_scorer(self.recgpt())}, (10,))
+        model = self.recgpt()
+        scorer = model_scorer(model, want=asked(model, self.target))
+        rankings, _ = rank_users(self.prepared, "valid", {"model": scorer}, (10,))
         return rankings["model"].metrics.result()
 
     def dump_batch(self, batch: EventBatch, path: Path) -> None:

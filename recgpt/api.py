@@ -229,7 +229,12 @@ class RecGPT:
         if block:
             yield block
 
-    def embed_users(self, histories: Sequence[Events], dtype: torch.dtype = torch.float32) -> Tensor:
+    def embed_users(
+        self,
+        histories: Sequence[Events],
+        dtype: torch.dtype = torch.float32,
+        want: Mapping[str, Any] | None = None,
+    ) -> Tensor:
         """Query vectors of several users in padded passes, float32 [M, D].
 
         On the CPU it works in as many threads as torch has, and torch has one of its own meanwhile: not for two callers
@@ -238,12 +243,14 @@ class RecGPT:
         Args:
             histories: each user's events, oldest first.
             dtype: of the matrix products. float32: the embeddings of `encode_many`; bfloat16: about 1e-2 from them.
+            want: outcomes that the items should have; see `query`.
         """
+        wanted = self._wanted(want)
         queries = torch.zeros(len(histories), self.config.dim)
 
         def embed(rows: list[int]) -> None:
             with torch.autocast(self.model.device.type, dtype, enabled=dtype != torch.float32):
-                queries[rows] = self.builder.embed_many([histories[row] for row in rows])
+                queries[rows] = self.builder.embed_many([histories[row] for row in rows], wanted)
 
         pieces = list(self._blocks([len(events) for events in histories]))
         alone = len(pieces) == 1 or self.model.device.type != "cpu"
@@ -317,15 +324,21 @@ class RecGPT:
         self.builder.check(state)
         if not want:
             return state.embedding
+        known = {name: torch.tensor([value]) for name, value in self._wanted(want).items()}
+        hidden = state.hidden[-1] if len(state.hidden) else state.first
+        with torch.no_grad():
+            return self.model.queries(hidden[None], wanted=known)[0]
+
+    def _wanted(self, want: Mapping[str, Any] | None) -> dict[str, float]:
+        """The known outcomes of `want`, refused where the model cannot be asked for them."""
+        if not want:
+            return {}
         if not self.config.condition:
             raise ConfigError(
                 "want: this model cannot be asked for outcomes; leave it out, or set model.condition: true and train"
             )
         read = read_want(want, self.schema)
-        known = {name: torch.tensor([float(value)]) for name, value in read.items() if not math.isnan(value)}
-        hidden = state.hidden[-1] if len(state.hidden) else state.first
-        with torch.no_grad():
-            return self.model.queries(hidden[None], wanted=known)[0]
+        return {name: float(value) for name, value in read.items() if not math.isnan(value)}
 
     def recommend(
         self,

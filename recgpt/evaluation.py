@@ -164,12 +164,18 @@ def _events(block: Block) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.repeat(np.arange(len(lengths)), lengths), column
 
 
-def model_scorer(model: RecGPT, dtype: torch.dtype = torch.float32) -> Scorer:
-    """Scores of a model: query . item vector; `dtype` is that of the products that make queries."""
+def model_scorer(model: RecGPT, dtype: torch.dtype = torch.float32, want: Mapping[str, float] | None = None) -> Scorer:
+    """Scores of a model: query . item vector.
+
+    Args:
+        model: the model.
+        dtype: of the products that make queries.
+        want: outcomes that the items are asked for; see `recgpt.runs.asked`.
+    """
     catalogue = model.catalogue.T
 
     def score(block: Block) -> NDArray[np.float32]:
-        return (model.embed_users(block.histories, dtype) @ catalogue).numpy()
+        return (model.embed_users(block.histories, dtype, want) @ catalogue).numpy()
 
     return score
 
@@ -242,12 +248,12 @@ def evaluate(
     if len(split_users(trained.prepared, split)[0]) == 0:
         raise ConfigError(f"split: no user has a {split} target; check data.split and data.target")
     scorers = {
-        "model": model_scorer(trained.model, dtype),
+        "model": model_scorer(trained.model, dtype, trained.want),
         **baseline_scorers(trained.prepared),
         **(extra or {}),
     }
     rankings, protocol = rank_users(trained.prepared, split, scorers, ks)
-    protocol["precision"] = precision
+    protocol |= {"precision": precision, "asked": trained.want}
     result: dict[str, Any] = {"split": split, "users": protocol.pop("users"), "protocol": protocol}
     result |= {name: ranking.metrics.result() for name, ranking in rankings.items()}
     model = rankings["model"].rank()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,16 @@ from recgpt.config import flatten, read_config
 from recgpt.data.events import Events, profile_rows
 from recgpt.data.prepared import Prepared
 from recgpt.errors import ConfigError
+
+
+def asked(model: RecGPT, target: Mapping[str, float]) -> dict[str, float]:
+    """The outcome that makes an event a target, where the model can be asked for it (`model.condition`); else nothing.
+
+    Args:
+        model: the model.
+        target: its name and least value; empty where every event is a target.
+    """
+    return dict(target) if model.config.condition else {}
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,12 @@ class TrainedRun:
                 f"it was trained on {settings['run.log']}); train it again with --fresh"
             )
         return cls(path, model, prepared, settings)
+
+    @property
+    def want(self) -> dict[str, float]:
+        """What its evaluation asks the model for: see `asked`."""
+        outcome = self.settings.get("data.target.outcome")
+        return asked(self.model, {} if outcome is None else {outcome: self.settings["data.target.min"]})
 
     def history(self, row: int) -> Events:
         """All events of a user row, with the user's profile."""

@@ -275,10 +275,14 @@ class StateBuilder:
         return on_device(self.known(collate(windows, self.items)), self.model.device)
 
     @torch.no_grad()
-    def embed_many(self, histories: Sequence[Events]) -> Tensor:
-        """The embeddings of `build_many` alone, [B, D]."""
+    def embed_many(self, histories: Sequence[Events], wanted: Mapping[str, float] | None = None) -> Tensor:
+        """The embeddings of `build_many` alone, [B, D], or those towards the outcomes `wanted` (name -> value)."""
         batch = self._batch([events[self.window.start(len(events)) :] for events in histories])
-        return self.model.queries(self.model.newest(batch)).cpu()
+        newest = self.model.newest(batch)
+        asked = {
+            name: torch.full((len(newest),), value, device=newest.device) for name, value in (wanted or {}).items()
+        }
+        return self.model.queries(newest, wanted=asked).cpu()
 
     def build_many(self, histories: Sequence[Events]) -> list[UserState]:
         """Encode whole histories in one padded pass: within 1e-5 of `build`."""

@@ -77,7 +77,7 @@ def read_lists(trained: TrainedRun, told: Callable[[int, int], None]) -> Lists |
     large = int(prepared.users.train_end.sum()) > MOST_EVENTS
     scorers: Mapping[str, Scorer] = {} if large else baseline_scorers(prepared)
     counter = _Counter(prepared.items.valid_candidate)
-    model, done = model_scorer(trained.model), 0
+    model, done = model_scorer(trained.model, want=trained.want), 0
     told(0, len(rows))
     for users, histories, item_rows in user_blocks(prepared, rows, history, size):
         place = prepared.users.offset[users] + target[done : done + len(users)]

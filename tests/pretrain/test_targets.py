@@ -19,6 +19,7 @@ from recgpt.data.batch import EventBatch, collate
 from recgpt.data.prepare import prepare
 from recgpt.data.targets import LookAhead, NextItem, WithinHorizon
 from recgpt.errors import ConfigError
+from recgpt.evaluation import model_scorer, rank_users
 from recgpt.model import EventModel
 from recgpt.stages import load_stage
 from tests.recgpt.builders import N_ITEMS, write_log
@@ -224,7 +225,7 @@ def test_a_targets_outcome_moves_its_query_and_no_hidden_vector(data: dict[str, 
     assert (hidden[t + 1 :] - other_hidden[t + 1 :]).abs().amax(1).min() > 1e-4  # from then on it is known
 
 
-def test_a_run_learns_what_is_liked(tmp_path: Path) -> None:
+def liked_run(folder: Path, **more: Any) -> PretrainTask:
     """Items 0 to 9 are liked and 10 to 19 are not, each as often: only the asked outcome tells which comes next."""
     rng = np.random.default_rng(0)
     n_users, length = 60, 12
@@ -237,22 +238,38 @@ def test_a_run_learns_what_is_liked(tmp_path: Path) -> None:
             "like": (item < 10).astype(np.int64),
         }
     )
-    pq.write_table(log, tmp_path / "events.parquet")
+    pq.write_table(log, folder / "events.parquet")
     data = {
-        "events": str(tmp_path / "events.parquet"),
+        "events": str(folder / "events.parquet"),
         "user": "user",
         "item": "item",
         "time": "time",
         "outcomes": {"like": {"kind": "binary"}},
-        "prepared": str(tmp_path / "prepared"),
+        "prepared": str(folder / "prepared"),
     }
-    made = task(data, {"condition": True, "layers": 1, "id": {"rows": 997}}, columns="catalogue")
+    made = task(data | more, {"condition": True, "layers": 1, "id": {"rows": 997}}, columns="catalogue", targets="all")
     optimiser = torch.optim.Adam(made.model.parameters(), lr=0.02)
     for epoch in range(6):
         for batch in made.batches(epoch, 0):
             optimiser.zero_grad()
             made.step(batch).loss.backward()
             optimiser.step()
+    return made
+
+
+def test_validation_asks_for_what_makes_a_target(tmp_path: Path) -> None:
+    """Where a like makes the target, the items that nobody likes need not be ranked among them."""
+    made = liked_run(tmp_path, target={"outcome": "like", "min": 1})
+    asked = made.evaluate()
+    rankings, _ = rank_users(made.prepared, "valid", {"model": model_scorer(made.recgpt())}, (10,))
+    assert asked["recall@10"] > 0.9
+    assert rankings["model"].metrics.result()["recall@10"] < 0.8
+    made.target = {}
+    assert made.evaluate() == rankings["model"].metrics.result()
+
+
+def test_a_run_learns_what_is_liked(tmp_path: Path) -> None:
+    made, rng = liked_run(tmp_path), np.random.default_rng(1)
     model = made.recgpt()
     histories = [{"item": rng.integers(0, 20, 6).tolist()} for _ in range(40)]
     states = model.encode_many([h | {"like": [int(i < 10) for i in h["item"]]} for h in histories])

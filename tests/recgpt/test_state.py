@@ -181,6 +181,17 @@ def test_encode_many_keeps_the_order_of_users() -> None:
     torch.testing.assert_close(model.embed_users([model.events(log) for log in logs]), embeddings)
 
 
+def test_many_users_may_be_asked_for_outcomes() -> None:
+    model, want = recgpt(condition=True), {"click": 1, "seconds": 30}
+    logs = [columns(n, seed=n) for n in (30, 2, 0, 1)]
+    expected = torch.stack([model.query(model.encode(log), want) for log in logs])
+    asked = model.embed_users([model.events(log) for log in logs], want=want)
+    torch.testing.assert_close(asked, expected, atol=1e-5, rtol=0)
+    plain = recgpt()
+    with pytest.raises(ConfigError, match=r"want: .*set model.condition: true"):
+        plain.embed_users([plain.events(logs[0])], want=want)
+
+
 def test_later_events_change_no_earlier_hidden_vector() -> None:
     model, log = recgpt(), columns(16)
     before = model.encode(log).hidden
