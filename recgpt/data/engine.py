@@ -114,6 +114,10 @@ def _failure_told(files: Sequence[Path]) -> Iterator[None]:
         ) from error
     except duckdb.InterruptException:  # asked for: `Engine.interrupt`
         raise
+    except RuntimeError as error:
+        if str(error) != "Query interrupted":
+            raise
+        raise KeyboardInterrupt from error  # the engine took Ctrl-C for itself
     except duckdb.Error as error:
         if not isinstance(error, duckdb.ConversionException):
             _refuse_damaged(files)

@@ -261,6 +261,18 @@ def test_an_interrupted_query_is_told_as_it_is(tmp_path, monkeypatch):
             engine.fetch(engine.backend.table("endless"))
 
 
+def test_ctrl_c_that_the_engine_took_for_itself_is_ctrl_c(tmp_path, monkeypatch):
+    path = write_parquet(tmp_path / "log.parquet", {"u": [1], "i": [1], "t": [1]})
+
+    def interrupted(*arguments):
+        raise RuntimeError("Query interrupted")  # what DuckDB makes of it within a query of the main thread
+
+    monkeypatch.setattr(Engine, "_reader", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, path)
+    assert not [each for each in tmp_path.iterdir() if each.is_dir()]
+
+
 def test_an_interrupted_writer_breaks_off_the_query(tmp_path):
     broken_off = threading.Event()
 
