@@ -204,13 +204,14 @@ class _OwnColumns(_Chunked):
         n, weights, k = len(q), form.weights, drawn.shape[1]
         whole = len(v) <= _WHOLE * k
         chunk = form.chunk if whole else max(1, min(form.chunk, _PER_ROW_FLOATS // ((k + 1) * q.shape[1])))
+        queries, columns = (q.to(form.dtype), v.to(form.dtype)) if whole else (q, v)
         dq, dv = torch.empty_like(q), torch.zeros_like(v)
         total = torch.zeros((), dtype=torch.float64, device=q.device)
         for i in range(0, n, chunk):
-            part = q[i : i + chunk]
+            part = queries[i : i + chunk]
             place = torch.cat((drawn[i : i + chunk], positive[i : i + chunk, None]), 1)
-            table = part @ v.t() if whole else v[place]
-            scores = table.gather(1, place) if whole else (table @ part.unsqueeze(2)).squeeze(2)
+            table = part @ columns.t() if whole else v[place]
+            scores = table.gather(1, place).to(q.dtype) if whole else (table @ part.unsqueeze(2)).squeeze(2)
             column = None if weights.column is None else weights.column[place]
             rows = weights.rows(scores, torch.full_like(place[:, 0], k), i, column)
             if not weights.keep_hits:
@@ -218,8 +219,8 @@ class _OwnColumns(_Chunked):
             total += form.objective(rows)
             g = rows.scores
             if whole:
-                g = table.zero_().scatter_add_(1, place, g)
-                dq[i : i + chunk] = g @ v
+                g = table.zero_().scatter_add_(1, place, g.to(form.dtype))
+                dq[i : i + chunk] = g @ columns
                 dv += g.t() @ part
             else:
                 dq[i : i + chunk] = (g.unsqueeze(1) @ table).squeeze(1)
