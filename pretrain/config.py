@@ -49,6 +49,11 @@ class PretrainConfig(Section):
             raise ValueError(
                 "model.causal: false shows every position the item that it is to predict; set loss.objective: masked"
             )
+        if loss.newest is not None and len(farthest) > 1 and loss.newest <= farthest[-2]:
+            raise ValueError(
+                f"loss.newest: {loss.newest} leaves a look-ahead beyond {farthest[-2]} events nothing to learn; take"
+                " more, or null"
+            )
         if loss.horizon is not None and masked:
             raise ValueError(f"loss.horizon: {loss.horizon} and loss.objective: masked both choose targets; use one")
         if loss.horizon is not None and len(farthest) > 1:

@@ -15,7 +15,7 @@ from recgpt.ahead import read_ahead
 from recgpt.api import RecGPT
 from recgpt.data.batch import EventBatch, item_columns, on_device
 from recgpt.data.prepared import Prepared
-from recgpt.data.sampler import TrainingBatches
+from recgpt.data.sampler import Predicted, TrainingBatches
 from recgpt.data.schema import TargetConfig
 from recgpt.errors import ConfigError
 from recgpt.evaluation import model_scorer, rank_users, split_users
@@ -69,8 +69,7 @@ class PretrainTask:
             config.model.window,
             config.optim.batch_tokens,
             config.run.seed,
-            every=config.loss.targets == "all",
-            newest=config.loss.newest,
+            which=Predicted(config.loss.targets == "all", config.loss.newest),
             targets=target_rule(config, prepared.schema),
             negatives=negatives,
         )

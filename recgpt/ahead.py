@@ -43,6 +43,9 @@ def read_ahead(values: Iterable[Value], depth: int = 2, stop: Callable[[], objec
             put((None, StopIteration()))
         except BaseException as error:
             put((None, error))
+        finally:
+            if isinstance(values, Generator):
+                values.close()  # here: another thread cannot while it runs
 
     thread = threading.Thread(target=fill, daemon=True, name="read ahead")
     thread.start()

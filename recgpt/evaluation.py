@@ -219,7 +219,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a run beside the baselines; writes `eval/SPLIT.json` and a table of each user's ranks.
 
-    A fine-tuned run is evaluated on impressions instead: see `recgpt.ranking_evaluation.evaluate_ranking`.
+    A fine-tuned run is evaluated on impressions instead: see `recgpt.ranking_evaluation.evaluate_ranking`. Where a
+    yes/no outcome makes the targets (`data.target`), a model with `model.condition` is asked for it (`protocol.asked`),
+    as `recommend --want` does; exported vectors ask for nothing.
 
     Args:
         run: a run folder.
@@ -299,7 +301,8 @@ def compare(run_a: str | Path, run_b: str | Path, split: Split = "test", k: int 
             f"{run_a} and {run_b}: {runs[ranking.index(True)]} was evaluated on impressions and the other on next "
             "items, so they cannot be paired; compare two runs of one kind"
         )
-    how = [saved_result(run, split)["protocol"].get("precision", "fp32") for run in runs]
+    protocols = [saved_result(run, split)["protocol"] for run in runs]
+    how = [protocol.get("precision", "fp32") for protocol in protocols]
     if how[0] != how[1]:
         raise ConfigError(
             f"{run_a} and {run_b}: evaluated in {how[0]} and {how[1]}; evaluate both again with one --precision"
@@ -321,6 +324,7 @@ def compare(run_a: str | Path, run_b: str | Path, split: Split = "test", k: int 
         "split": split,
         "users": len(rank_a),
         "unreachable": int((rank_a == MISS).sum()),
+        "asked": {str(run): protocol.get("asked", {}) for run, protocol in zip(runs, protocols, strict=True)},
         "runs": means,
         "second_minus_first": paired(rank_b, rank_a, k),
     }

@@ -64,8 +64,8 @@ class ModelConfig(TransformerConfig):
     [0, 5, 12] a second head predicts the event a random 1 to 5 further on, a third one beyond that, up to 12. The loss
     is the mean over the targets of all heads; recommendations come from the first."""
     condition: bool = False
-    """Let a query say what outcome the item is to have (`recommend --want like=1`; evaluation asks for the outcome of
-    `data.target`); needs data.outcomes."""
+    """Let a query say what outcome the item is to have (`recommend --want like=1`; evaluation asks for the yes/no
+    outcome of `data.target`); needs data.outcomes."""
     score: Literal["cosine", "dot"] = "cosine"
     """How a query and an item are compared: as unit vectors, or by their plain dot product, as the published SASRec and
     BERT4Rec do (with `loss.temperature: 1`)."""

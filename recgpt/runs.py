@@ -18,13 +18,15 @@ from recgpt.errors import ConfigError
 
 
 def asked(model: RecGPT, target: Mapping[str, float]) -> dict[str, float]:
-    """The outcome that makes an event a target, where the model can be asked for it (`model.condition`); else nothing.
+    """The yes of a yes/no outcome that makes the targets, where the model can be asked (`model.condition`); or nothing.
 
     Args:
         model: the model.
         target: its name and least value; empty where every event is a target.
     """
-    return dict(target) if model.config.condition else {}
+    if not model.config.condition:
+        return {}
+    return {name: 1.0 for name, least in target.items() if model.schema.outcomes[name] == "binary" and 0 < least <= 1}
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class EventBatch:
         time: int64 [B, T] microseconds since 1970 UTC, or `NO_TIME`.
         masked: bool [B, T], events whose item is hidden from the model, or None.
         dropped: int64 [B], positions of each window that the rule of the targets found none for, or None.
-        skip: int64 [B], events of each window before this one are predicted by an earlier window; None = 0.
+        skip: int64 [B], events of each window before this one are predicted by an earlier window, or not; None = 0.
     """
 
     items: Tensor

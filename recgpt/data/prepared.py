@@ -111,7 +111,9 @@ class Prepared:
     @cached_property
     def _columns(self) -> dict[str, Reader]:
         now = _read_summary(self.folder)
-        if now is None or now.get("content") != self.content:
+        if now is None:
+            raise ConfigError(f"{self.folder}: it was removed since it was opened; run prepare again")
+        if now.get("content") != self.content:
             raise ConfigError(f"{self.folder}: another log was prepared there since this one was opened; start again")
         with _OPENING:
             return _open_events(self.folder)

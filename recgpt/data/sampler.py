@@ -1,7 +1,7 @@
 """Training windows and their order: a pure function of (seed, epoch, rank), so that a position is two integers.
 
 Windows are [kS, kS + W) of a user's training events; only positions n with start(n) = kS carry a target, so
-every event is predicted once, from exactly the events that a state at its n reads.
+every event is predicted once (with `newest`, every one of those), from exactly the events that a state at its n reads.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Windows:
         user: int64 [M] user rows.
         first: int64 [M] global position of the window's first event.
         length: int64 [M] input events.
-        skip: int64 [M] positions before this one carry no target (an earlier window predicts them).
+        skip: int64 [M] positions before this one carry no target (an earlier window predicts them, or none).
     """
 
     user: NDArray[np.int64]
@@ -42,13 +42,23 @@ class Windows:
         return len(self.first)
 
 
-def training_windows(
-    prepared: Prepared, window: WindowConfig, every: bool = False, reach: int = 0, newest: int | None = None
-) -> Windows:
-    """All training windows with a target (or, with `every`, any event) to predict, in user order.
+@dataclass(frozen=True)
+class Predicted:
+    """Which training events are predicted.
 
-    It lies at most `reach` events after the one that follows the window, and is one of its user's `newest` training
-    events (None: any).
+    Attributes:
+        every: also those that are no target of the log.
+        newest: of each user so many, the newest; None = all.
+    """
+
+    every: bool = False
+    newest: int | None = None
+
+
+def training_windows(prepared: Prepared, window: WindowConfig, which: Predicted, reach: int = 0) -> Windows:
+    """All training windows with an event to predict, in user order.
+
+    It lies at most `reach` events after the one that follows the window.
     """
     users = prepared.users
     last = users.train_end - 1  # the last event to predict is at position train_end - 1, from the events before it
@@ -59,10 +69,10 @@ def training_windows(
     length = np.minimum(window.length, last[user] - start)
     skip = np.where(k > 0, window.length - window.S + 1, 0)
     first = users.offset[user] + start
-    if newest is not None:
-        skip = np.maximum(skip, users.train_end[user] - newest - start)
+    if which.newest is not None:
+        skip = np.maximum(skip, users.train_end[user] - which.newest - start)
         user, first, length, skip = (column[skip <= length] for column in (user, first, length, skip))
-    if every:
+    if which.every:
         return Windows(user, first, length, skip)
     stop = np.minimum(first + length + 1 + reach, users.offset[user] + users.train_end[user])
     keep = count_targets(prepared, first + skip, stop) > 0
@@ -99,8 +109,7 @@ class TrainingBatches:
         tokens: padded events of a batch, at most (one window may exceed it).
         seed: run seed.
         share: this process, and how many share the windows.
-        every: keep windows of events that are no target of the log.
-        newest: predict each user's newest training events alone, so many; None = all.
+        which: events that are predicted.
         targets: what positions predict; default the next item.
         negatives: draws what the targets of a batch are compared with.
     """
@@ -113,16 +122,15 @@ class TrainingBatches:
         seed: int,
         *,
         share: tuple[int, int] = (0, 1),
-        every: bool = False,
-        newest: int | None = None,
+        which: Predicted = Predicted(),
         targets: Targets | None = None,
         negatives: Negatives | None = None,
     ) -> None:
         self.prepared, self.tokens, self.seed = prepared, tokens, seed
         self.rank, self.world = share
-        self.targets = targets or NextItem(every)
+        self.targets = targets or NextItem(which.every)
         self.negatives = negatives
-        self.windows = training_windows(prepared, window, every, self.targets.reach, newest)
+        self.windows = training_windows(prepared, window, which, self.targets.reach)
         self.widths = padded_widths(self.windows.length, window.length)
         self._order: tuple[int, list[NDArray[np.int64]]] | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -94,10 +94,7 @@ class SequenceWriter:
             stop: breaks off the making of a batch, where this ends by an error.
         """
         self.folder.mkdir()
-        with (
-            closing(read_ahead(batches, stop=stop)) as read,
-            closing(read_ahead(self._finished(read), stop=stop)) as whole,
-        ):
+        with closing(read_ahead(self._finished(read_ahead(batches, stop=stop)), stop=stop)) as whole:
             for events in whole:
                 self._write(events)
                 told(self.rows)
@@ -114,8 +111,12 @@ class SequenceWriter:
         """Items with an event before validation's moment, and before the test's (split by time), bool [2, I]."""
         return self.n_events > self.n_later[1:]
 
-    def _finished(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-        """The stream in tables of whole users, counted and complete."""
+    def _finished(self, batches: Generator[pa.RecordBatch]) -> Iterator[pa.Table]:
+        """The stream in tables of whole users, counted and complete; it ends with this generator."""
+        with closing(batches):
+            yield from self._whole(batches)
+
+    def _whole(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         waiting: list[pa.RecordBatch] = []
         for batch in batches:
             rows = batch["user_row"].to_numpy()

@@ -30,7 +30,7 @@ class Chosen:
         outcomes: name -> float32 [n], the target events' own outcomes, NaN = unknown.
         masked: bool [length], input events whose item is hidden; None = none.
         dropped: positions from `skip` on that the rule found no target for, though it is to give them one.
-        skip: input events before this one are predicted by an earlier window.
+        skip: input events before this one are predicted by an earlier window, or not.
     """
 
     position: NDArray[np.int64]
@@ -61,7 +61,7 @@ class Targets(Protocol):
             events: the training events from the window's first on: its inputs, the event after them, and at most
                 `reach` more; none after the training part.
             length: how many of them are inputs.
-            skip: positions before this one carry no target (an earlier window predicts them).
+            skip: positions before this one carry no target (an earlier window predicts them, or none).
             rng: the batch's own generator.
         """
         ...

@@ -3,7 +3,7 @@
 Position t of a window has seen its first t events and predicts the outcomes, the context, the content vector and the
 time of event t. B windows, T events, D width, N predicted events whose value is known.
 
-Which events: those among a window's inputs from its `skip` on (what comes before is predicted by an earlier window),
+Which events: those among a window's inputs from its `skip` on (what comes before is another window's, or nobody's),
 whether they are next-item targets or not. The event after the last input has no auxiliary target.
 """
 
@@ -248,7 +248,7 @@ class AuxiliaryLosses(nn.Module):
 
 
 def predicted_events(batch: EventBatch) -> Tensor:
-    """Places, flat over [B, T], of each window's input events that no earlier window predicts."""
+    """Places, flat over [B, T], of each window's input events from its `skip` on."""
     event = torch.arange(batch.item.shape[1], device=batch.item.device)
     inside = event < batch.length[:, None]
     if batch.skip is not None:

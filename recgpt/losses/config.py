@@ -29,8 +29,8 @@ class LossConfig(Section):
     """Events that training predicts: those of `data.target`, or all (evaluation keeps to `data.target`): `all` where
     the declared ones are few."""
     newest: int | None = Field(default=None, ge=1)
-    """Predict only each user's newest training events, so many, as SASRec and BERT4Rec do with a window's length: a
-    user of many events then weighs less. null: all of them."""
+    """Predict (and learn auxiliary targets) only from the positions before each user's newest training events, so many,
+    as SASRec and BERT4Rec do with a window's length: a user of many events then weighs less. null: all of them."""
     kind: Literal["softmax", "bce", "gbce", "bpr", "hinge", "logistic"] = "softmax"
     """What a positive and its negatives cost: softmax; pointwise logistic (`bce`), with the positive weighed for the
     share of negatives seen (`gbce`: gSASRec); or the mean over pairs of log(1 + e^(s- - s+)) (`bpr`, also called
@@ -60,7 +60,7 @@ class LossConfig(Section):
     `multiplicity`, and `renormalised` with `per_row`."""
     estimate: Literal["streaming", "exact", "count_min"] = "streaming"
     """Where pi or q of a batch's targets comes from: the mean gap between batches that hold an item (pi only), counts
-    of the whole training part as next items (whatever the `objective` or the `horizon`), or a count-min sketch of the
+    of the whole training part as next items (whatever `objective`, `newest` or `horizon`), or a count-min sketch of the
     targets so far."""
     multiplicity: bool = False
     """The plain N x N in-batch form, without correction: an item counts once for every row that it is the target of."""

@@ -269,7 +269,8 @@ def next_item_loss(
         drawn: int64 [N, K] each row's own negatives, rows of `v`; one of the row's positive is no negative.
         objective: what a row of scores costs.
         chunk: rows at a time.
-        dtype: of the products (bfloat16 on machines that have it); default that of q.
+        dtype: of the products (bfloat16 on machines that have it); default that of q. Negatives of a row's own that are
+            gathered, because items are many, stay in q's.
 
     Returns:
         A scalar; 0 (with zero gradients) when N = 0.

@@ -82,6 +82,9 @@ def _protocol(material: Material, ranks: Ranks) -> str:
         f"before stays: {count(saved.get('repeated_targets', 0))}), ties count against the system. Trained on the "
         "training part alone."
     )
+    asked = " and ".join(f"{name} = {value:g}" for name, value in saved.get("asked", {}).items())
+    if asked:
+        text += f" The model is asked for {asked}, as `recgpt recommend --want` does; the counting models cannot be."
     outside = saved.get("targets_outside_candidates", 0)
     if outside:
         text += f" {count(outside)} targets are no candidates and count as missed."

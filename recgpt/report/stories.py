@@ -111,8 +111,9 @@ class _Teller:
 
     def _scores(self, events: Events, met: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Scores of all items, -inf for what may not be recommended; and what may."""
-        state = self.trained.model.encode(events)
-        scores = (self.trained.model.catalogue @ state.embedding).numpy().copy()
+        model = self.trained.model
+        query = model.query(model.encode(events), self.trained.want)
+        scores = (model.catalogue @ query).numpy().copy()
         free = self.items.valid_candidate.copy()
         free[met] = False
         scores[~free] = -np.inf

@@ -19,7 +19,7 @@ from recgpt.data.batch import EventBatch, collate
 from recgpt.data.prepare import prepare
 from recgpt.data.targets import LookAhead, NextItem, WithinHorizon
 from recgpt.errors import ConfigError
-from recgpt.evaluation import model_scorer, rank_users
+from recgpt.evaluation import compare, evaluate, model_scorer, rank_users
 from recgpt.model import EventModel
 from recgpt.stages import load_stage
 from tests.recgpt.builders import N_ITEMS, write_log
@@ -225,7 +225,7 @@ def test_a_targets_outcome_moves_its_query_and_no_hidden_vector(data: dict[str, 
     assert (hidden[t + 1 :] - other_hidden[t + 1 :]).abs().amax(1).min() > 1e-4  # from then on it is known
 
 
-def liked_run(folder: Path, **more: Any) -> PretrainTask:
+def liked_log(folder: Path) -> dict[str, Any]:
     """Items 0 to 9 are liked and 10 to 19 are not, each as often: only the asked outcome tells which comes next."""
     rng = np.random.default_rng(0)
     n_users, length = 60, 12
@@ -239,7 +239,7 @@ def liked_run(folder: Path, **more: Any) -> PretrainTask:
         }
     )
     pq.write_table(log, folder / "events.parquet")
-    data = {
+    return {
         "events": str(folder / "events.parquet"),
         "user": "user",
         "item": "item",
@@ -247,7 +247,16 @@ def liked_run(folder: Path, **more: Any) -> PretrainTask:
         "outcomes": {"like": {"kind": "binary"}},
         "prepared": str(folder / "prepared"),
     }
-    made = task(data | more, {"condition": True, "layers": 1, "id": {"rows": 997}}, columns="catalogue", targets="all")
+
+
+def liked_run(folder: Path, **more: Any) -> PretrainTask:
+    """Some epochs on `liked_log`."""
+    made = task(
+        liked_log(folder) | more,
+        {"condition": True, "layers": 1, "id": {"rows": 997}},
+        columns="catalogue",
+        targets="all",
+    )
     optimiser = torch.optim.Adam(made.model.parameters(), lr=0.02)
     for epoch in range(6):
         for batch in made.batches(epoch, 0):
@@ -266,6 +275,47 @@ def test_validation_asks_for_what_makes_a_target(tmp_path: Path) -> None:
     assert rankings["model"].metrics.result()["recall@10"] < 0.8
     made.target = {}
     assert made.evaluate() == rankings["model"].metrics.result()
+
+
+@pytest.mark.parametrize(
+    ("kind", "least", "asked"),
+    [("binary", 1, {"like": 1}), ("binary", 0.5, {"like": 1}), ("binary", 0, {}), ("regression", 1, {})],
+)
+def test_what_an_evaluated_run_is_asked_for(tmp_path: Path, kind: str, least: float, asked: dict[str, float]) -> None:
+    """Only the yes of a yes/no outcome; `evaluate` and the run's own validation ask alike."""
+    data = liked_log(tmp_path) | {"outcomes": {"like": {"kind": kind}}, "target": {"outcome": "like", "min": least}}
+    model = {"dim": 16, "heads": 2, "id": {"rows": 97}, "condition": True} | {
+        "window": {"length": 16, "stride": 8, "chunk": 4}
+    }
+    config = {"data": data, "model": model, "run": {"steps": 3, "dir": str(tmp_path / "run"), "threads": 1}}
+    told = load_stage("pretrain")(config)["valid"]
+    found = evaluate(tmp_path / "run", "valid", (10,))
+    assert found["protocol"]["asked"] == asked
+    assert told == {name: found["model"][name] for name in told}
+    assert compare(tmp_path / "run", tmp_path / "run", "valid")["asked"] == {str(tmp_path / "run"): asked}
+
+
+def test_only_the_newest_events_are_predicted_by_every_objective(data: dict[str, Any]) -> None:
+    """A run's batches, whichever rule chooses the targets."""
+    for model, loss in (
+        ({}, {}),
+        ({"look_ahead": [0, 2]}, {}),
+        ({"causal": False}, {"objective": "masked", "masked": {"probability": 1.0, "last_only": 0.0}}),
+    ):
+        every, some = (task(data, model, **loss, newest=newest) for newest in (None, 3))
+        users = some.prepared.users
+        found = [
+            batch.position if batch.head is None else batch.position[batch.head == 0] for batch in some.batches(0, 0)
+        ]
+        count = sum(map(len, found))
+        expected = sum(
+            int(some.prepared.events(int(at + max(0, end - 3)), int(at + end)).target.sum())
+            for at, end in zip(users.offset, users.train_end, strict=True)
+        )
+        assert count == expected
+        assert expected < sum(len(batch.position) for batch in every.batches(0, 0))
+    with pytest.raises(ConfigError, match=r"loss.newest: 2 leaves a look-ahead beyond 2 events nothing to learn"):
+        task(data, {"look_ahead": [0, 2, 4]}, newest=2)
 
 
 def test_a_run_learns_what_is_liked(tmp_path: Path) -> None:

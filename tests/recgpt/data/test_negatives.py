@@ -15,7 +15,7 @@ from recgpt.data.hashing import hash_ids
 from recgpt.data.negatives import Alias, DrawnNegatives, target_counts
 from recgpt.data.prepare import prepare
 from recgpt.data.prepared import Prepared
-from recgpt.data.sampler import TrainingBatches
+from recgpt.data.sampler import Predicted, TrainingBatches
 from recgpt.data.schema import DataConfig
 from recgpt.data.targets import Chosen
 from recgpt.data.window import WindowConfig
@@ -142,7 +142,7 @@ def test_a_batch_s_negatives_are_fixed_by_its_place(prepared: Prepared) -> None:
     drawer = DrawnNegatives(items.hash[items.n_train_events > 0], 12)
 
     def drawn(seed: int, epoch: int, skip: int = 0) -> list[list[int]]:
-        batches = TrainingBatches(prepared, WINDOW, 40, seed, every=True, negatives=drawer)
+        batches = TrainingBatches(prepared, WINDOW, 40, seed, which=Predicted(every=True), negatives=drawer)
         found = []
         for batch in batches.epoch(epoch, skip):
             assert batch.negative is not None

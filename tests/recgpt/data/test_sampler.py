@@ -5,7 +5,7 @@ import pytest
 
 from recgpt.data.prepare import prepare
 from recgpt.data.prepared import Prepared
-from recgpt.data.sampler import TrainingBatches, count_targets, padded_widths
+from recgpt.data.sampler import Predicted, TrainingBatches, count_targets, padded_widths
 from recgpt.data.schema import DataConfig
 from recgpt.data.window import WindowConfig
 from tests.recgpt.builders import write_log
@@ -35,7 +35,7 @@ def test_every_target_is_predicted_once_from_what_its_state_reads(
                 continue
             expected.append((row, tuple(log.item[WINDOW.start(int(n)) : n].tolist()), int(log.item[n])))
     found = []
-    batches = TrainingBatches(prepared, WINDOW, tokens=200, seed=3, every=every, newest=newest)
+    batches = TrainingBatches(prepared, WINDOW, tokens=200, seed=3, which=Predicted(every, newest))
     for rows in batches.order(0):
         batch = batches.batch(rows)
         width = batch.item.shape[1] + 1

@@ -7,7 +7,7 @@ from recgpt.data.events import NO_TIME, Events
 from recgpt.data.masked import MaskedItems
 from recgpt.data.prepare import prepare
 from recgpt.data.prepared import Prepared
-from recgpt.data.sampler import TrainingBatches
+from recgpt.data.sampler import Predicted, TrainingBatches
 from recgpt.data.schema import DataConfig
 from recgpt.data.targets import Chosen, LookAhead, NextItem, WithinHorizon, microseconds
 from recgpt.data.window import WindowConfig
@@ -286,7 +286,7 @@ def test_a_batch_tells_what_was_dropped(prepared: Prepared) -> None:
 
 def test_windows_whose_target_lies_after_them_are_kept(prepared: Prepared) -> None:
     """A window is kept if a target is left at or after its first predicting position."""
-    every = TrainingBatches(prepared, WINDOW, 200, 0, every=True).windows
+    every = TrainingBatches(prepared, WINDOW, 200, 0, which=Predicted(every=True)).windows
     offset, end = prepared.users.offset[every.user], prepared.users.train_end[every.user]
     target = prepared.events(0, prepared.n_events).target
     left = [target[a:b].any() for a, b in zip(every.first + every.skip, offset + end, strict=True)]

@@ -122,6 +122,24 @@ def test_bf16_products_stay_close(masked: bool, weighted: bool) -> None:
             assert (ours - theirs).norm() < 0.008 * theirs.norm()
 
 
+@pytest.mark.parametrize("kind", ["softmax", "gbce"])
+def test_bf16_products_of_a_row_s_own_negatives_stay_close(kind: str) -> None:
+    drawn = torch.randint(0, 300, (600, 64), generator=torch.Generator().manual_seed(3))
+    objective = Objective(kind, calibration=0.75, catalogue=300)
+
+    def learned(dtype: torch.dtype) -> tuple[float, torch.Tensor, torch.Tensor]:
+        q, v = (unit(n, 64, seed=n).float().requires_grad_() for n in (600, 300))
+        positive = torch.arange(600) % 300
+        loss = next_item_loss(q, v, positive, temperature=0.05, drawn=drawn, objective=objective, dtype=dtype)
+        loss.backward()
+        return loss.item(), q.grad, v.grad
+
+    exact, rough = learned(torch.float32), learned(torch.bfloat16)
+    assert rough[0] == pytest.approx(exact[0], rel=1e-3)
+    for ours, theirs in zip(rough[1:], exact[1:], strict=True):
+        assert 0 < (ours - theirs).norm() < 0.008 * theirs.norm()
+
+
 def test_rows_that_are_nearly_learned_still_learn_in_bf16() -> None:
     """Next to P = .998 bfloat16 has 1; next to what it lacks to 1 there are many numbers."""
     generator = torch.Generator().manual_seed(4)
