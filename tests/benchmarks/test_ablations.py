@@ -332,7 +332,10 @@ def _jobs(n: int) -> list[Job]:
 
 
 def test_a_failure_stops_no_other_job_and_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _pretend(monkeypatch, "import sys; print('first', flush=True); sys.exit('out of luck' if sys.argv[1] == 'tiny/a-0' else 0)")
+    _pretend(
+        monkeypatch,
+        "import sys; print('first', flush=True); sys.exit('out of luck' if sys.argv[1] == 'tiny/a-0' else 0)",
+    )
     told: dict[str, str | None] = {}
     failed = runner.run_all(tmp_path, _jobs(3), 1, tmp_path, tmp_path, lambda job, text: told.update({job.name: text}))
     assert [job.name for job in failed] == ["tiny/a-0"]
