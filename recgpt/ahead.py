@@ -19,7 +19,7 @@ def read_ahead(values: Iterable[Value], depth: int = 2, stop: Callable[[], objec
     ends. Worth it where making and using them need different things, such as a GPU and the CPU.
 
     Args:
-        values: what to read; used in the other thread alone.
+        values: what to read; used in the other thread alone, where a generator is closed too.
         depth: values that wait, at most.
         stop: breaks off the making of a value. Called when the generator ends before the thread, until that ends too.
     """
