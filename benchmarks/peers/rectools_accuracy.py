@@ -40,16 +40,19 @@ class Part:
 
     def lists(self, model: SASRecModel, k: int) -> np.ndarray:
         """Each user's k best items, -1 where there are fewer: candidates that the user has not seen, or the target."""
-        more = k + max(map(len, self.seen.values()))
-        found = model.recommend(
-            self.known,
-            self.history,
-            k=more,
-            filter_viewed=False,
-            items_to_recommend=self.candidates,
-            on_unsupported_targets="ignore",
-        )
-        ranked = found.sort_values(Columns.Rank).groupby(Columns.User)[Columns.Item].agg(list).to_dict()
+        enough = k + np.array([len(self.seen.get(user, ())) for user in self.known.tolist()])
+        depth = 1 << np.ceil(np.log2(enough)).astype(np.int64)  # users who saw little are not ranked as far as others
+        ranked: dict[int, list[int]] = {}
+        for more in np.unique(depth).tolist():
+            found = model.recommend(
+                self.known[depth == more],
+                self.history,
+                k=more,
+                filter_viewed=False,
+                items_to_recommend=self.candidates,
+                on_unsupported_targets="ignore",
+            )
+            ranked |= found.sort_values(Columns.Rank).groupby(Columns.User)[Columns.Item].agg(list).to_dict()
         best = np.full((len(self.users), k), -1)
         for row, (user, target) in enumerate(zip(self.users.tolist(), self.target.tolist(), strict=True)):
             seen = self.seen.get(user, set()) - {target}

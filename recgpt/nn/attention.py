@@ -105,7 +105,7 @@ def sdpa(
 def matmul(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, real: Tensor | None = None, causal: bool = True
 ) -> Tensor:
-    """Batched products in the type given; in bfloat16 on CPU it trains faster than `sdpa`.
+    """Batched products in the type given; in bfloat16 on CPU faster than `sdpa`.
 
     The earlier half of a long causal sequence never forms its scores of the later half.
     """
@@ -138,8 +138,8 @@ def _matmul(
 def auto(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, real: Tensor | None = None, causal: bool = True
 ) -> Tensor:
-    """`matmul` to train in bfloat16 on CPU, `sdpa` for everything else."""
-    chosen = matmul if q.dtype == torch.bfloat16 and q.requires_grad and not q.is_cuda else sdpa
+    """`matmul` in bfloat16 on CPU, `sdpa` for everything else."""
+    chosen = matmul if q.dtype == torch.bfloat16 and not q.is_cuda else sdpa
     return chosen(q, k, v, bias, real, causal)
 
 
