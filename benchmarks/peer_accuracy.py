@@ -85,10 +85,11 @@ def evaluated(runs: list[Path]) -> list[pa.Table]:
 
 
 def peer_options(trained: TrainedRun, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The peer's sizes are the run's."""
+    """The peer's sizes are the run's; it pads every user to its window, so a narrower one may be told."""
     config = trained.model.config
-    sizes = {"dim": config.dim, "layers": config.layers, "heads": config.heads, "length": config.window.length}
-    given = {name: getattr(arguments, name) for name in ("epochs", "patience", "seed", "threads")}
+    length = config.window.length if arguments.length is None else arguments.length
+    sizes = {"dim": config.dim, "layers": config.layers, "heads": config.heads, "length": length}
+    given = {name: getattr(arguments, name) for name in ("epochs", "minutes", "patience", "seed", "threads")}
     return sizes | {"dropout": config.dropout} | given
 
 
@@ -113,7 +114,9 @@ def main() -> int:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="evaluated runs of one split, such as seeds")
     parser.add_argument("--peer", required=True, metavar="PYTHON", help="interpreter with rectools[torch]")
     parser.add_argument("--targets-only", action="store_true", help="the peer reads the events of data.target alone")
+    parser.add_argument("--length", type=int, help="the peer's window, which it pads to; default the runs'")
     parser.add_argument("--epochs", type=int, default=50, help="of the peer, at most")
+    parser.add_argument("--minutes", type=float, default=600, help="of its training, at most; its epoch is ended")
     parser.add_argument("--patience", type=int, default=5, help="its epochs without a better validation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

@@ -7,7 +7,7 @@ of items: `evaluate` and `compare` hand it to `recgpt.ranking_evaluation`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from recgpt.eval_files import (
 )
 from recgpt.metrics import MISS, RetrievalMetrics, ndcg_gain, paired_interval, recall_gain, target_ranks, top_k
 from recgpt.parallel import on_each_core
+from recgpt.progress import progress_bar
 from recgpt.ranker import is_ranker
 from recgpt.ranking_evaluation import compare_rankings, evaluate_ranking
 from recgpt.retrieval import RECOMMENDERS
@@ -112,9 +113,20 @@ def blocks(prepared: Prepared, split: Split) -> Iterator[Block]:
 
 
 def rank_users(
-    prepared: Prepared, split: Split, scorers: Mapping[str, Scorer], ks: Sequence[int]
+    prepared: Prepared,
+    split: Split,
+    scorers: Mapping[str, Scorer],
+    ks: Sequence[int],
+    told: Callable[[int], None] = lambda done: None,
 ) -> tuple[dict[str, Ranking], dict[str, Any]]:
     """Rank every user's target under each scorer.
+
+    Args:
+        prepared: the log.
+        split: whose targets.
+        scorers: by name.
+        ks: cut-offs.
+        told: called with the number of users done.
 
     Returns:
         The rankings by name, and what the protocol was.
@@ -142,6 +154,7 @@ def rank_users(
         unreachable += int((target < 0).sum())
         repeats += repeated
         n_users += len(target)
+        told(n_users)
         for result, (ranks, ties, best) in zip(results.values(), ranked, strict=True):
             result.metrics.update(ranks, best)
             result.ranks.append(ranks)
@@ -247,14 +260,19 @@ def evaluate(
     if not ks or min(ks) < 1:
         raise ConfigError(f"k: {list(ks)}; give cut-offs of at least 1, for example 10,50")
     trained = TrainedRun.open(run)
-    if len(split_users(trained.prepared, split)[0]) == 0:
+    n_users = len(split_users(trained.prepared, split)[0])
+    if n_users == 0:
         raise ConfigError(f"split: no user has a {split} target; check data.split and data.target")
-    scorers = {
-        "model": model_scorer(trained.model, dtype, trained.want),
-        **baseline_scorers(trained.prepared),
-        **(extra or {}),
-    }
-    rankings, protocol = rank_users(trained.prepared, split, scorers, ks)
+    with progress_bar() as told:
+        told("counting for the baselines", 0, 0)
+        scorers = {
+            "model": model_scorer(trained.model, dtype, trained.want),
+            **baseline_scorers(trained.prepared),
+            **(extra or {}),
+        }
+        rankings, protocol = rank_users(
+            trained.prepared, split, scorers, ks, lambda done: told("ranking users", done, n_users)
+        )
     protocol |= {"precision": precision, "asked": trained.want}
     result: dict[str, Any] = {"split": split, "users": protocol.pop("users"), "protocol": protocol}
     result |= {name: ranking.metrics.result() for name, ranking in rankings.items()}

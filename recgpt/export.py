@@ -21,6 +21,7 @@ from recgpt.data.schema import time_point
 from recgpt.errors import ConfigError
 from recgpt.files import atomic_write_bytes, remove_leftovers, write_json
 from recgpt.index import MANIFEST, QUERIES, IndexChoice, import_faiss, write_index
+from recgpt.progress import Told, progress_bar
 from recgpt.runs import TrainedRun, user_blocks
 from recgpt.state import last_time
 
@@ -76,12 +77,14 @@ def export(
     if finished is not None:
         return finished
     counts: dict[str, Any] = {}
-    if items:
-        counts["n_items"] = _export_items(trained, out / "items")
-    if users:
-        counts["n_users"] = _export_users(trained, out / "users", moment, dtype)
-    if index is not None:
-        counts["index"] = write_index(out, trained.model, index, _some_users(trained, dtype))
+    with progress_bar() as told:
+        if items:
+            counts["n_items"] = _export_items(trained, out / "items")
+        if users:
+            counts["n_users"] = _export_users(trained, out / "users", moment, dtype, told)
+        if index is not None:
+            told("building the index", 0, 0)
+            counts["index"] = write_index(out, trained.model, index, _some_users(trained, dtype))
     manifest = head | counts | {"written": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
     write_json(out / MANIFEST, manifest)
     (out / STARTED).unlink()
@@ -159,10 +162,11 @@ def _export_items(trained: TrainedRun, folder: Path) -> int:
     return len(table)
 
 
-def _export_users(trained: TrainedRun, folder: Path, moment: int | None, dtype: torch.dtype) -> int:
+def _export_users(trained: TrainedRun, folder: Path, moment: int | None, dtype: torch.dtype, told: Told) -> int:
     prepared = trained.prepared
-    lengths = prepared.users.n_events if moment is None else _events_before(trained, moment)
+    lengths = prepared.users.n_events if moment is None else _events_before(trained, moment, told)
     for part, first in enumerate(range(0, prepared.n_users, PART)):
+        told("embedding users", first, prepared.n_users)
         path = folder / f"part-{part:05d}.parquet"
         if path.exists():
             continue
@@ -193,12 +197,13 @@ def _some_users(trained: TrainedRun, dtype: torch.dtype = torch.float32) -> np.n
     return trained.model.embed_users(histories, dtype).numpy()
 
 
-def _events_before(trained: TrainedRun, moment: int) -> np.ndarray:
+def _events_before(trained: TrainedRun, moment: int, told: Told) -> np.ndarray:
     """How many events of each user come before a moment, by the newest known time so far."""
     prepared = trained.prepared
     counts = np.zeros(prepared.n_users, np.int64)
     rows = np.arange(prepared.n_users)
     for block, histories, _ in user_blocks(prepared, rows, prepared.users.n_events, PART):
+        told("events before the moment", int(block[0]), prepared.n_users)
         for row, history in zip(block, histories, strict=True):
             late: Any = np.flatnonzero(np.maximum.accumulate(history.time) >= moment) if len(history) else []
             counts[row] = late[0] if len(late) else len(history)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from recgpt.data.batch import on_device
 from recgpt.data.impression_batches import ImpressionBatches, Track
 from recgpt.data.items import ItemTable
 from recgpt.data.prepared import Prepared
+from recgpt.progress import progress_bar
 from recgpt.ranker import Ranker, RankingModel
 from recgpt.runs import TrainedRun
 from recgpt.state import known_only
@@ -43,12 +45,16 @@ class ImpressionScores(NamedTuple):
 
 @torch.no_grad()
 def predict(
-    model: RankingModel, items: ItemTable, data: ImpressionBatches
+    model: RankingModel,
+    items: ItemTable,
+    data: ImpressionBatches,
+    told: Callable[[int], None] = lambda done: None,
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float32]]]:
     """Probabilities [N, K] of all impressions and their labels by outcome [N], in the sampler's order.
 
-    Ids that have no training event in `items` are hidden.
+    Ids that have no training event in `items` are hidden; `told` is called with the number of impressions done.
     """
+    done = 0
     p = np.zeros((len(data), len(model.network.outcomes)))
     labels = {name: np.full(len(data), np.nan, np.float32) for name in model.network.outcomes}
     for batch in itertools.chain.from_iterable(data.epoch(None)):
@@ -57,6 +63,8 @@ def predict(
         p[rows] = torch.sigmoid(model(on_device(known, model.events.device)).double()).cpu().numpy()
         for name, column in labels.items():
             column[rows] = batch.labels[name].numpy()
+        done += len(rows)
+        told(done)
     return p, labels
 
 
@@ -104,7 +112,9 @@ class RankingRun:
         """Labels and probabilities of a part's impressions: "train", "valid" or "test"."""
         data = self._data(part, track)
         model = RankingModel(self.ranker.recgpt.model, self.ranker.network).eval()
-        p, labels = predict(model, self.ranker.recgpt.items, data)
+        with progress_bar() as told:
+            what = f"predicting impressions ({track} histories)"
+            p, labels = predict(model, self.ranker.recgpt.items, data, lambda done: told(what, done, len(data)))
         columns = {name: p[:, column].astype(np.float32) for column, name in enumerate(self.outcomes)}
         return ImpressionScores(data.user, self._item_rows(data), data.history, labels, columns)
 

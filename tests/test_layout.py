@@ -20,7 +20,7 @@ STAGES = ("pretrain", "finetune", "serve")
 
 # Lower may not import higher; modules of one level may import each other.
 LEVELS = (
-    ("errors", "config", "files", "stages", "ahead", "parallel"),
+    ("errors", "config", "files", "stages", "ahead", "parallel", "progress"),
     ("data", "nn"),
     ("losses", "ranking", "retrieval", "metrics", "outcome_metrics"),
     ("model",),

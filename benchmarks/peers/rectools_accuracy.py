@@ -5,6 +5,7 @@ It is fitted some epochs at a time until the validation part no longer improves;
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -92,16 +93,23 @@ def main() -> None:
     )
     fitted = dataset(events["user"][train], events["item"][train], events["place"][train])
     found: dict = {"valid": -1.0, "epochs": 0}
+    curve, seconds = [], 0.0
     for epoch in range(1, options["epochs"] + 1):
+        started = time.perf_counter()
         model.fit_partial(fitted, min_epochs=1, max_epochs=1)
+        seconds += time.perf_counter() - started
         ndcg = valid.ndcg(valid.lists(model, 10))
-        print(f"RecTools: epoch {epoch}, validation NDCG@10 {ndcg:.4f}", file=sys.stderr, flush=True)
+        curve.append(round(ndcg, 4))
+        told = f"RecTools: epoch {epoch}, {seconds / 60:.0f} min of training, validation NDCG@10 {ndcg:.4f}"
+        print(told, file=sys.stderr, flush=True)
         if ndcg > found["valid"]:
             found = {"valid": ndcg, "epochs": epoch}
             np.save(folder / "lists.npy", test.lists(model, 10))
         elif epoch - found["epochs"] >= options["patience"]:
             break
-    print(json.dumps(found))
+        if seconds > 60 * options["minutes"]:
+            break
+    print(json.dumps(found | {"curve": curve, "minutes": round(seconds / 60, 1)}))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from recgpt.data.engine import ROW, Engine
 from recgpt.data.prepare import Preparation, data_config
-from recgpt.data.progress import Stages
 from recgpt.data.read import Log, used_columns
 from recgpt.data.schema import DataConfig
+from recgpt.progress import Stages
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -31,13 +31,13 @@ from recgpt.data.events import NO_TIME
 from recgpt.data.hashing import hash_ids
 from recgpt.data.items import ItemTable
 from recgpt.data.prepared import FORMAT, REJECTS, Prepared, source_files, source_stamps
-from recgpt.data.progress import Stages
 from recgpt.data.read import Log, read_log
 from recgpt.data.schema import ColumnSplit, DataConfig, WhereSplit
 from recgpt.data.sequences import USER_COLUMNS, SequenceWriter
 from recgpt.data.side import ItemSide, Side, read_items, read_users
 from recgpt.errors import ConfigError
 from recgpt.files import atomic_dir, exclusive, remove_leftovers, require_folder, write_json
+from recgpt.progress import Stages
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir

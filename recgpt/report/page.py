@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 
 from recgpt.errors import RecGPTError
 from recgpt.files import atomic_write_text
 from recgpt.inspection.run import look, saved
+from recgpt.progress import Told, progress_bar
 from recgpt.report.blocks import PERCENT, Head, Notice, Section
 from recgpt.report.geometry import geometry
 from recgpt.report.head import head
@@ -24,8 +22,6 @@ from recgpt.report.validation import read_lists
 
 FILE = "report.html"
 TEMPLATE = "template.html"
-
-Told = Callable[[str, int, int], None]
 
 
 def report(run: str | Path) -> Path:
@@ -45,7 +41,7 @@ def report(run: str | Path) -> Path:
         RecGPTError: the file cannot be written.
     """
     path = Path(run) / FILE
-    with _progress() as told:
+    with progress_bar() as told:
         told("opening the run", 0, 0)
         material = Material.open(run)
         text = render(*build(material, told))
@@ -61,7 +57,7 @@ def build(material: Material, told: Told) -> tuple[Head, list[Section]]:
 
     Args:
         material: the run.
-        told: called with what is being done, how far it is and how far it goes (0 = unknown).
+        told: called with what is being done and how far it is.
     """
     lists = read_lists(material.trained, lambda done, of: told("ranking the validation part", done, of))
     impressions = None if material.ranker is None else read_impressions(material)
@@ -102,22 +98,3 @@ def render(top: Head, sections: list[Section]) -> str:
 def _inline(text: str) -> str:
     """Escape a text; what stands between backticks becomes code, a number keeps its % on the line."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text.replace(" %", PERCENT)))
-
-
-@contextmanager
-def _progress() -> Iterator[Told]:
-    """A bar on a terminal's stderr; nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    bar = Progress(
-        BarColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
-    with bar:
-        task = bar.add_task("", total=None)
-        yield lambda what, done, of: bar.update(task, description=what, completed=done, total=of or None)
