@@ -41,7 +41,7 @@ def _quickstart(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _init_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "log", metavar="LOG", help="a file, or a glob in quotes: .parquet, .csv, .tsv or .txt, also gzipped"
+        "log", metavar="LOG", help="a file, or a glob in quotes: .parquet, .csv, .tsv, .txt or .dat, also gzipped"
     )
     parser.add_argument(
         "--out", type=Path, metavar="CONFIG", help="the config to write (default: the log's name with .yaml, here)"

@@ -22,9 +22,11 @@ class FormatConfig(Section):
     header: bool = True
     """Whether the first line names the columns."""
     delimiter: str | None = None
-    """One character between fields; by default `,` for .csv, a tab for .tsv, a space for .txt."""
+    """What stands between fields; by default `,` for .csv, a tab for .tsv, a space for .txt, `::` for .dat."""
     columns: list[str] | None = None
     """The column names, needed where there is no header (and replacing it where there is one)."""
+    encoding: str = "utf-8"
+    """How characters are written, such as latin-1; a codec of Python's."""
 
     @model_validator(mode="after")
     def _complete(self) -> "FormatConfig":
@@ -32,9 +34,18 @@ class FormatConfig(Section):
             raise ValueError("columns: missing; without a header line they must be listed")
         if self.columns is not None and len(set(self.columns)) != len(self.columns):
             raise ValueError(f"columns: a name stands twice in {self.columns}; rename one")
-        if self.delimiter is not None and len(self.delimiter) != 1:
-            raise ValueError(f"delimiter: {self.delimiter!r} is not one character")
+        if self.delimiter is not None and (not self.delimiter or set(self.delimiter) & set('"\r\n')):
+            raise ValueError(f"delimiter: {self.delimiter!r} parts no fields; write for example ',' or '::'")
         return self
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            "".encode(value)
+        except LookupError as error:
+            raise ValueError(f"{value!r} is no encoding; write for example utf-8 or latin-1") from error
+        return value
 
 
 class OutcomeConfig(Section):
@@ -217,7 +228,7 @@ class DataConfig(Section):
     """Where the log lies, which column is what, and how it is split."""
 
     events: list[str]
-    """Files or globs, Parquet or text (.csv, .tsv, .txt, also .gz); `$RECGPT_DATA` is expanded. One
+    """Files or globs, Parquet or text (.csv, .tsv, .txt, .dat, also .gz); `$RECGPT_DATA` is expanded. One
     text is a list of one."""
     format: FormatConfig = FormatConfig()
     """Layout of a text log."""

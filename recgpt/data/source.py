@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from recgpt.data.engine import Engine
 from recgpt.data.schema import FormatConfig
+from recgpt.data.text_file import COMPRESSED_SUFFIXES, DELIMITERS, one_character, open_text
 from recgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     import pyarrow.csv as pa_csv
 
 PARQUET_SUFFIXES = {".parquet", ".pq"}
-COMPRESSED_SUFFIXES = {".gz", ".bz2", ".zst", ".lz4"}
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": " "}
 BLOCK_BYTES = 4 << 20
 
 
@@ -187,7 +186,7 @@ def _kind(file: Path, field: str) -> str:
     if last in DELIMITERS:
         return "text"
     raise ConfigError(
-        f"{field}: {file.name!r} is neither Parquet (.parquet) nor text (.csv, .tsv, .txt, also .gz); rename it"
+        f"{field}: {file.name!r} is neither Parquet (.parquet) nor text (.csv, .tsv, .txt, .dat, also .gz); rename it"
     )
 
 
@@ -230,8 +229,8 @@ class _TextParser:
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise ConfigError(
-                f"{self.field}: {file} cannot be read as text ({_first_line(error)}); check data.format"
-                " and that the file is whole and in UTF-8"
+                f"{self.field}: {file} cannot be read as text ({_first_line(error)}); check that the file is whole"
+                " and the settings of data.format: encoding, where it is not UTF-8"
             ) from error
         return out
 
@@ -243,7 +242,7 @@ class _TextParser:
         import pyarrow.csv as pa_csv
 
         try:
-            with pa.input_stream(str(file), compression="detect") as stream:
+            with open_text(file, self._delimiter(file), self.layout.encoding) as stream:
                 first = stream.read(BLOCK_BYTES).partition(b"\n")[0]
             if not first.strip():
                 raise ConfigError(f"{self.field}: {file} is empty; the log has no rows")
@@ -257,26 +256,29 @@ class _TextParser:
     def _parse_options(self, file: Path, handler: Callable[[Any], str] | None) -> pa_csv.ParseOptions:
         import pyarrow.csv as pa_csv
 
-        suffix = next(s for s in reversed(file.suffixes) if s.lower() in DELIMITERS).lower()
         return pa_csv.ParseOptions(
-            delimiter=self.layout.delimiter or DELIMITERS[suffix],
-            newlines_in_values=suffix == ".csv",
+            delimiter=one_character(self._delimiter(file)),
+            newlines_in_values=_text_suffix(file) == ".csv",
             invalid_row_handler=handler,
         )
+
+    def _delimiter(self, file: Path) -> str:
+        return self.layout.delimiter or DELIMITERS[_text_suffix(file)]
 
     def _open(self, file: Path, index: int, columns: list[str], names: list[str]) -> pa_csv.CSVStreamingReader:
         import pyarrow as pa
         import pyarrow.csv as pa_csv
 
         first = 2 if self.layout.header else 1  # lines count from 1, known because one thread reads them
+        delimiter = self._delimiter(file)
 
         def keep_bad(row: Any) -> str:
-            place = row.number - first
-            self.bad_lines.append(BadLine(index, place, row.expected_columns, row.actual_columns, row.text))
+            place, text = row.number - first, row.text.replace(one_character(delimiter), delimiter)
+            self.bad_lines.append(BadLine(index, place, row.expected_columns, row.actual_columns, text))
             return "skip"
 
         return pa_csv.open_csv(
-            str(file),
+            open_text(file, delimiter, self.layout.encoding),
             read_options=pa_csv.ReadOptions(
                 use_threads=False,
                 block_size=BLOCK_BYTES,
@@ -291,6 +293,10 @@ class _TextParser:
                 quoted_strings_can_be_null=False,
             ),
         )
+
+
+def _text_suffix(file: Path) -> str:
+    return next(suffix.lower() for suffix in reversed(file.suffixes) if suffix.lower() in DELIMITERS)
 
 
 def _first_line(error: BaseException) -> str:

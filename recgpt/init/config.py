@@ -14,7 +14,7 @@ import yaml
 from recgpt.config import parse_yaml, validate
 from recgpt.data.logs import find_files
 from recgpt.data.schema import UNITS_PER_SECOND, DataConfig
-from recgpt.data.source import COMPRESSED_SUFFIXES
+from recgpt.data.text_file import COMPRESSED_SUFFIXES
 from recgpt.errors import ConfigError
 from recgpt.files import atomic_write_text
 from recgpt.init.beside import Side, find_sides, side_lines

@@ -6,11 +6,12 @@ import csv
 import io
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from recgpt.data.source import COMPRESSED_SUFFIXES, DELIMITERS, PARQUET_SUFFIXES
+from recgpt.data.source import PARQUET_SUFFIXES
+from recgpt.data.text_file import COMPRESSED_SUFFIXES, DELIMITERS, UTF_8, one_character
 from recgpt.errors import ConfigError
 from recgpt.init.names import is_known_name
 
@@ -28,12 +29,13 @@ class TextLayout:
     """How a text file is laid out.
 
     Attributes:
-        delimiter: one character.
+        delimiter: what stands between fields.
         header: whether the first line names the columns.
         columns: their names, each once; made up where there is no header.
         renamed: whether these are not what the header says, so that a config must list them.
         default: whether the delimiter is the one that goes with the file's suffix.
         doubts: what to check.
+        encoding: how characters are written.
     """
 
     delimiter: str
@@ -42,6 +44,7 @@ class TextLayout:
     renamed: bool
     default: bool
     doubts: list[str]
+    encoding: str = UTF_8
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -51,6 +54,8 @@ class TextLayout:
             settings["delimiter"] = self.delimiter
         if self.renamed:
             settings["columns"] = self.columns
+        if self.encoding != UTF_8:
+            settings["encoding"] = self.encoding
         return settings
 
 
@@ -69,7 +74,7 @@ def find_layout(file: Path, key: str) -> TextLayout:
     """Look at the first lines of a text file.
 
     Args:
-        file: .csv, .tsv or .txt, also compressed.
+        file: .csv, .tsv, .txt or .dat, also compressed.
         key: what names the file, for errors.
 
     Raises:
@@ -78,9 +83,11 @@ def find_layout(file: Path, key: str) -> TextLayout:
     head, whole = _head(file, key)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head[:4096]:
         raise ConfigError(f"{key}: {file} is not UTF-8 (UTF-16 or no text at all); write it in UTF-8")
-    text = head.removeprefix(BOM).decode("utf-8", errors="replace")
+    head = head.removeprefix(BOM)
     if not whole:
-        text = text[: text.rfind("\n") + 1] or text
+        head = head[: head.rfind(b"\n") + 1] or head
+    encoding = _encoding(head)
+    text = head.decode(encoding)
     if not text.split("\n")[0].strip():
         raise ConfigError(f"{key}: {file} is empty or begins with an empty line; the first line names the columns")
     kind = file_kind(file) or ".csv"
@@ -90,7 +97,20 @@ def find_layout(file: Path, key: str) -> TextLayout:
         raise ConfigError(f"{key}: {file} holds fields longer than a name or an id; check the quotes")
     if any("\n" in name or "\r" in name for name in rows[0]):
         raise ConfigError(f"{key}: the first line of {file} holds a name with a line break; rename that column")
-    return _layout(rows, delimiter, delimiter == DELIMITERS[kind])
+    found = _layout(rows, delimiter, delimiter == DELIMITERS[kind])
+    if encoding == UTF_8:
+        return found
+    doubt = f"the file is not UTF-8 and was read as {encoding}: look at its accents, set format.encoding"
+    return replace(found, encoding=encoding, doubts=[*found.doubts, doubt])
+
+
+def _encoding(head: bytes) -> str:
+    """UTF-8 where the bytes are, else the encoding of which any bytes are."""
+    try:
+        head.decode(UTF_8)
+    except UnicodeDecodeError:
+        return "latin-1"
+    return UTF_8
 
 
 def _head(file: Path, key: str) -> tuple[bytes, bool]:
@@ -109,8 +129,9 @@ def _head(file: Path, key: str) -> tuple[bytes, bool]:
 
 def _rows(text: str, delimiter: str) -> list[list[str]]:
     rows: list[list[str]] = []
+    one = one_character(delimiter)
     try:
-        for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
+        for row in csv.reader(io.StringIO(text.replace(delimiter, one), newline=""), delimiter=one):
             if row:
                 rows.append(row)
             if len(rows) > HEAD_ROWS:
@@ -121,11 +142,11 @@ def _rows(text: str, delimiter: str) -> list[list[str]]:
 
 
 def _delimiter(text: str, default: str) -> str:
-    """The delimiter that cuts most lines into equally many fields: the suffix's own, then `,` tab `;` `|`, then others.
+    """The delimiter that cuts most lines into equally many fields: the suffix's own, `,` tab `;` `|` `::`, then others.
 
     Space and colon stand inside dates and titles too, so they count only where no other cuts the lines.
     """
-    for candidates in ([default, ",", "\t", ";", "|"], [" ", ":"]):
+    for candidates in ([default, ",", "\t", ";", "|", "::"], [" ", ":"]):
         widths = {}
         for candidate in dict.fromkeys(candidates):
             counts = Counter(len(row) for row in _rows(text, candidate))

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recgpt.data.engine import FILE, ROW, Engine
-from recgpt.data.source import DELIMITERS, Source, TextStats
+from recgpt.data.source import Source, TextStats
+from recgpt.data.text_file import one_character, open_text
 from recgpt.errors import ConfigError
 from recgpt.init.layout import BOM, TextLayout, file_kind, find_layout
 from recgpt.init.names import shown
@@ -148,7 +149,7 @@ def read_sample(files: list[Path], key: str, rows: int = ROWS) -> Sample:
     if None in kinds:
         odd = next(file for file in files if file_kind(file) is None)
         raise ConfigError(
-            f"{key}: {odd.name!r} is neither Parquet (.parquet) nor text (.csv, .tsv, .txt, also .gz); rename it"
+            f"{key}: {odd.name!r} is neither Parquet (.parquet) nor text (.csv, .tsv, .txt, .dat, also .gz); rename it"
         )
     if len(kinds) > 1 and ".parquet" in kinds:
         raise ConfigError(f"{key}: Parquet and text files are mixed; convert them to one kind")
@@ -191,7 +192,7 @@ def _read_text(file: Path, layout: TextLayout, key: str, rows: int) -> tuple[pa.
     """The first rows, all text, and whether they are all; bytes that are not UTF-8 become question marks."""
     import pyarrow.csv as pa_csv
 
-    with pa.input_stream(str(file), compression="detect") as stream:
+    with open_text(file, layout.delimiter, layout.encoding) as stream:
         data = stream.read(TEXT_BYTES).removeprefix(BOM)
         whole = not stream.read(1)
     if not whole:
@@ -207,8 +208,8 @@ def _read_text(file: Path, layout: TextLayout, key: str, rows: int) -> tuple[pa.
             use_threads=False, block_size=4 << 20, column_names=names, skip_rows=1 if layout.header else 0
         ),
         parse_options=pa_csv.ParseOptions(
-            delimiter=layout.delimiter,
-            newlines_in_values=file_kind(file) == next(iter(DELIMITERS)),
+            delimiter=one_character(layout.delimiter),
+            newlines_in_values=file_kind(file) == ".csv",
             invalid_row_handler=lambda row: "skip",
         ),
         convert_options=pa_csv.ConvertOptions(

@@ -130,11 +130,20 @@ def test_a_large_text_file_is_read_in_part(tmp_path: Path, monkeypatch: pytest.M
     assert (few.rows, few.total) == (100, None)
 
 
-def test_bytes_that_are_no_utf8_do_not_stop_it(tmp_path: Path) -> None:
+def test_bytes_that_are_no_utf8_are_latin_1(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_bytes(b"user,title\n1,caf\xe9\n2,x\n")
     sample = read_sample([tmp_path / "log.csv"], "LOG")
     assert sample.column("user").values.to_pylist() == [1, 2]
-    assert sample.column("title").values.to_pylist() == ["caf\ufffd", "x"]
+    assert sample.column("title").values.to_pylist() == ["caf\xe9", "x"]
+    assert sample.layout is not None
+    assert sample.layout.settings == {"encoding": "latin-1"}
+    assert "the file is not UTF-8 and was read as latin-1" in sample.doubts[-1]
+
+
+def test_bytes_that_turn_out_to_be_no_utf8_do_not_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recgpt.init.layout.HEAD_BYTES", 13)
+    (tmp_path / "log.csv").write_bytes(b"user,title\n1,caf\xe9\n2,x\n")
+    assert read_sample([tmp_path / "log.csv"], "LOG").column("title").values.to_pylist() == ["caf\ufffd", "x"]
 
 
 def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
