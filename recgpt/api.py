@@ -245,7 +245,7 @@ class RecGPT:
             dtype: of the matrix products. float32: the embeddings of `encode_many`; bfloat16: about 1e-2 from them.
             want: outcomes that the items should have; see `query`.
         """
-        wanted = self._wanted(want)
+        wanted = self.asked(want)
         queries = torch.zeros(len(histories), self.config.dim)
 
         def embed(rows: list[int]) -> None:
@@ -324,13 +324,17 @@ class RecGPT:
         self.builder.check(state)
         if not want:
             return state.embedding
-        known = {name: torch.tensor([value]) for name, value in self._wanted(want).items()}
+        known = {name: torch.tensor([value]) for name, value in self.asked(want).items()}
         hidden = state.hidden[-1] if len(state.hidden) else state.first
         with torch.no_grad():
             return self.model.queries(hidden[None], wanted=known)[0]
 
-    def _wanted(self, want: Mapping[str, Any] | None) -> dict[str, float]:
-        """The known outcomes of `want`, refused where the model cannot be asked for them."""
+    def asked(self, want: Mapping[str, Any] | None) -> dict[str, float]:
+        """The known outcomes of `want`, by the log's names.
+
+        Raises:
+            ConfigError: as `query`.
+        """
         if not want:
             return {}
         if not self.config.condition:

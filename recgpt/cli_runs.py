@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recgpt import cli_output as output
-from recgpt.cli_verb import Verb, config_arguments, cutoffs, run_argument
+from recgpt.cli_verb import Verb, config_arguments, cutoffs, read_words, run_argument, want_argument
 from recgpt.errors import ConfigError
 
 
@@ -138,6 +138,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
         "(2024-05-01T12:00:00), or a number in the log's own time unit",
     )
     _precision_argument(parser)
+    want_argument(parser, "the users' vectors ask for")
 
 
 def _export(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -154,6 +155,7 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
         as_of=arguments.as_of,
         index=(arguments.index_kind or "auto") if arguments.index else None,
         precision=arguments.precision,
+        want=read_words(arguments.want, "--want", "like=1"),
     )
 
 
@@ -231,6 +233,7 @@ VERBS = (
             "export runs/ml-1m --out exports/today",
             "export runs/ml-1m --out exports/today --users --items --index",
             "export runs/log --out x --users --as-of 2024-05-01",
+            "export runs/log --out likes --users --want like=1",
         ),
         _export_arguments,
         _export,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recgpt import cli_output as output
-from recgpt.cli_verb import Verb, positive, read_words, run_argument
+from recgpt.cli_verb import Verb, positive, read_words, run_argument, want_argument
 
 
 def _user_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,14 +29,7 @@ def _recommend_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="search the index of an export of this run (recgpt export RUN --out DIR --index) instead of all items",
     )
-    parser.add_argument(
-        "--want",
-        action="append",
-        default=[],
-        metavar="outcome=value",
-        help="an outcome that the items should have, such as like=1 (may be given several times; the others may be "
-        "any). Needs a run that was trained with model.condition: true",
-    )
+    want_argument(parser, "the items should have")
 
 
 def _recommend(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -52,6 +52,18 @@ def run_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder (runs/NAME)")
 
 
+def want_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--want outcome=value`, several times."""
+    parser.add_argument(
+        "--want",
+        action="append",
+        default=[],
+        metavar="outcome=value",
+        help=f"an outcome that {what}, such as like=1 (may be given several times; the others may be any). Needs a run "
+        "that was trained with model.condition: true",
+    )
+
+
 def read_words(words: Sequence[str], flag: str = "--context", example: str = "device=phone") -> dict[str, Any]:
     """`key=value` words as a mapping, values read as YAML.
 

@@ -6,6 +6,8 @@ And of the item index, which is made in one piece.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from recgpt.api import InferencePrecision, inference_dtype
+from recgpt.api import InferencePrecision, RecGPT, inference_dtype
 from recgpt.config import read_config
-from recgpt.data.events import NO_TIME
+from recgpt.data.events import NO_TIME, Events
 from recgpt.data.schema import time_point
 from recgpt.errors import ConfigError
 from recgpt.files import atomic_write_bytes, remove_leftovers, write_json
@@ -37,10 +39,11 @@ def export(
     as_of: int | str | None = None,
     index: IndexChoice | None = None,
     precision: InferencePrecision = "fp32",
+    want: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write `users/part-*.parquet`, `items/part-*.parquet`, the index and, last, `manifest.json`.
 
-    The dot product of a user's and an item's embedding is the score that `recommend` ranks by.
+    The dot product of a user's and an item's embedding is the score that `recommend` ranks by, asked for `want`.
 
     Args:
         run: a run folder.
@@ -51,16 +54,17 @@ def export(
         index: write `index.faiss` and `index_ids.parquet` (row, item): `flat`, `hnsw`, or `auto` by the number of
             items; see `recgpt.index`.
         precision: of the products that make the users' vectors; `bf16` is about 1e-2 from `fp32`.
+        want: outcomes that the users' vectors ask the items for; see `RecGPT.query`.
 
     Returns:
         The manifest.
 
     Raises:
-        ConfigError: `out` holds another export, or faiss is missing.
+        ConfigError: `out` holds another export, faiss is missing, or the model cannot be asked for `want`.
     """
-    dtype = inference_dtype(precision)
-    _check_asked(users, index, precision)
+    _check_asked(users, index, precision, want)
     trained, out = TrainedRun.open(run), Path(out)
+    embed = _Embedding(trained.model, inference_dtype(precision), trained.model.asked(want))
     moment = _moment(trained, as_of)
     head = {
         "model": trained.model.fingerprint,
@@ -72,29 +76,39 @@ def export(
         "part": PART,
         "index_kind": index,
         "precision": precision,
+        "want": embed.want,
     }
     finished = _claim(out, head)
     if finished is not None:
         return finished
-    counts: dict[str, Any] = {}
-    with progress_bar() as told:
-        if items:
-            counts["n_items"] = _export_items(trained, out / "items")
-        if users:
-            counts["n_users"] = _export_users(trained, out / "users", moment, dtype, told)
-        if index is not None:
-            told("building the index", 0, 0)
-            counts["index"] = write_index(out, trained.model, index, _some_users(trained, dtype))
-    manifest = head | counts | {"written": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
+    manifest = (
+        head | _write(trained, out, head, embed) | {"written": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
+    )
     write_json(out / MANIFEST, manifest)
     (out / STARTED).unlink()
     return manifest
 
 
-def _check_asked(users: bool, index: IndexChoice | None, precision: InferencePrecision) -> None:
+@dataclass(frozen=True)
+class _Embedding:
+    """How users become vectors."""
+
+    model: RecGPT
+    dtype: torch.dtype = torch.float32
+    want: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, histories: list[Events]) -> np.ndarray:
+        return self.model.embed_users(histories, self.dtype, self.want).numpy()
+
+
+def _check_asked(
+    users: bool, index: IndexChoice | None, precision: InferencePrecision, want: Mapping[str, Any] | None
+) -> None:
     """Tell what cannot be had before the hours of work."""
-    if precision != "fp32" and not users:
-        raise ConfigError(f"precision: {precision} is of users' vectors, and none are asked for; leave it out")
+    for name, given in (("precision", precision if precision != "fp32" else None), ("want", want)):
+        if given and not users:
+            raise ConfigError(f"{name}: {given} is of users' vectors, and none are asked for; leave it out")
+    inference_dtype(precision)
     if index is not None:
         import_faiss()
 
@@ -120,7 +134,7 @@ def _claim(out: Path, head: dict[str, Any]) -> dict[str, Any] | None:
         raise ConfigError(f"--out: {out} is a file; name a folder")
     for name in (MANIFEST, STARTED):
         if (out / name).is_file():
-            there = {"precision": "fp32"} | read_config(out / name)
+            there = {"precision": "fp32", "want": {}} | read_config(out / name)
             differing = [key for key in head if there.get(key) != head[key]]
             if differing:
                 key = differing[0]
@@ -149,6 +163,20 @@ def _embeddings(vectors: np.ndarray) -> pa.Array:
     return pa.ListArray.from_arrays(np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1], flat)
 
 
+def _write(trained: TrainedRun, out: Path, head: dict[str, Any], embed: _Embedding) -> dict[str, Any]:
+    """Write what the head of the manifest tells, as far as it is not there; its counts."""
+    counts: dict[str, Any] = {}
+    with progress_bar() as told:
+        if head["items"]:
+            counts["n_items"] = _export_items(trained, out / "items")
+        if head["users"]:
+            counts["n_users"] = _export_users(trained, out / "users", head["as_of"], embed, told)
+        if head["index_kind"] is not None:
+            told("building the index", 0, 0)
+            counts["index"] = write_index(out, trained.model, head["index_kind"], _some_users(trained, embed))
+    return counts
+
+
 def _export_items(trained: TrainedRun, folder: Path) -> int:
     table, vectors = trained.model.items, trained.model.catalogue.numpy()
     for part, first in enumerate(range(0, len(table), PART)):
@@ -162,7 +190,7 @@ def _export_items(trained: TrainedRun, folder: Path) -> int:
     return len(table)
 
 
-def _export_users(trained: TrainedRun, folder: Path, moment: int | None, dtype: torch.dtype, told: Told) -> int:
+def _export_users(trained: TrainedRun, folder: Path, moment: int | None, embed: _Embedding, told: Told) -> int:
     prepared = trained.prepared
     lengths = prepared.users.n_events if moment is None else _events_before(trained, moment, told)
     for part, first in enumerate(range(0, prepared.n_users, PART)):
@@ -173,7 +201,7 @@ def _export_users(trained: TrainedRun, folder: Path, moment: int | None, dtype: 
         rows = np.arange(first, min(first + PART, prepared.n_users))
         vectors, times = [], []
         for _, histories, _ in user_blocks(prepared, rows, lengths[rows], PART):
-            vectors.append(trained.model.embed_users(histories, dtype).numpy())
+            vectors.append(embed(histories))
             times += [None if (time := last_time(history)) == NO_TIME else time for history in histories]
         _write_part(
             path,
@@ -187,14 +215,14 @@ def _export_users(trained: TrainedRun, folder: Path, moment: int | None, dtype: 
     return prepared.n_users
 
 
-def _some_users(trained: TrainedRun, dtype: torch.dtype = torch.float32) -> np.ndarray:
+def _some_users(trained: TrainedRun, embed: _Embedding) -> np.ndarray:
     """Embeddings of users spread over the log, float32 [Q, D]: what an index will be asked."""
     prepared = trained.prepared
     n = min(QUERIES, prepared.n_users)
     rows = np.unique(np.linspace(0, prepared.n_users - 1, n).astype(np.int64)) if n else np.zeros(0, np.int64)
     blocks = user_blocks(prepared, rows, prepared.users.n_events[rows], 1)  # one by one: a block reads all between
     histories = [history for _, block, _ in blocks for history in block]
-    return trained.model.embed_users(histories, dtype).numpy()
+    return embed(histories)
 
 
 def _events_before(trained: TrainedRun, moment: int, told: Told) -> np.ndarray:

@@ -267,9 +267,26 @@ def test_export_without_flags_exports_both(
     assert main(["export", "runs/a", "--out", "x", *flags, "--as-of", "2024-05-01"]) == 0
     assert recorder.args == (Path("runs/a"), Path("x"))
     chosen = {"users": users, "items": items, "as_of": "2024-05-01", "index": None}
-    assert recorder.kwargs == {**chosen, "precision": "fp32"}
-    assert main(["export", "runs/a", "--out", "x", *flags, "--as-of", "2024-05-01", "--precision", "bf16"]) == 0
-    assert recorder.kwargs == {**chosen, "precision": "bf16"}
+    assert recorder.kwargs == {**chosen, "precision": "fp32", "want": {}}
+    assert (
+        main(
+            [
+                "export",
+                "runs/a",
+                "--out",
+                "x",
+                *flags,
+                "--as-of",
+                "2024-05-01",
+                "--precision",
+                "bf16",
+                "--want",
+                "like=1",
+            ]
+        )
+        == 0
+    )
+    assert recorder.kwargs == {**chosen, "precision": "bf16", "want": {"like": 1}}
 
 
 def test_tables_for_people(stand_in: Callable[..., Recorder], capsys: pytest.CaptureFixture[str]) -> None:

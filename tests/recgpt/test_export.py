@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -134,8 +135,38 @@ def test_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_the_queries_are_users_spread_over_the_log(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = TrainedRun.open(run)
-    assert export_module._some_users(trained).shape == (60, 16)
+    embed = export_module._Embedding(trained.model)
+    assert export_module._some_users(trained, embed).shape == (60, 16)
     monkeypatch.setattr(export_module, "QUERIES", 3)
-    found = export_module._some_users(trained)
+    found = export_module._some_users(trained, embed)
     for query, row in zip(found, (0, 29, 59), strict=True):
         assert query == pytest.approx(trained.model.encode(trained.history(row)).embedding.numpy(), abs=1e-5)
+
+
+def test_users_that_ask_for_an_outcome(run: Path, tmp_path: Path) -> None:
+    """An exported vector and the items' give the scores of `recommend --want`; a run without conditions refuses."""
+    config = {
+        "data": write_log(tmp_path / "log", LENGTHS),
+        "model": SMALL | {"condition": True},
+        "run": {"steps": 4, "dir": str(tmp_path / "run")},
+    }
+    load_stage("pretrain")(config)
+    manifest = export(tmp_path / "run", tmp_path / "asked", items=False, want={"click": 1})
+    assert manifest["want"] == {"click": 1.0}
+    export(tmp_path / "run", tmp_path / "plain", items=False)
+    vectors = {
+        name: np.array(pq.read_table(tmp_path / name / "users")["embedding"].to_pylist()) for name in ("asked", "plain")
+    }
+    assert np.abs(vectors["asked"] - vectors["plain"]).max() > 1e-3
+    trained = TrainedRun.open(tmp_path / "run")
+    scores = vectors["asked"] @ trained.model.catalogue.numpy().T
+    for row in range(0, trained.prepared.n_users, 7):
+        best = trained.model.recommend(trained.model.encode(trained.history(row)), 1, False, want={"click": 1})
+        assert scores[row].max() == pytest.approx(best[0].score, abs=1e-5)
+    with pytest.raises(ConfigError, match=r"holds another export \(want: {'click': 1.0} there, {} here\)"):
+        export(tmp_path / "run", tmp_path / "asked", items=False)
+    with pytest.raises(ConfigError, match="want: this model cannot be asked for outcomes"):
+        export(run, tmp_path / "other", want={"click": 1})
+    with pytest.raises(ConfigError, match="want: .* is of users' vectors, and none are asked for"):
+        export(tmp_path / "run", tmp_path / "other", users=False, want={"click": 1})
+    assert not (tmp_path / "other").exists()
