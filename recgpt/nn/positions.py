@@ -42,10 +42,13 @@ class Rotary(nn.Module):
         turn = torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
         self.register_buffer("turn", turn, persistent=False)
 
-    def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        """Turn float32 [B, T, ..., d] by positions start .. start + T - 1; same shape."""
-        turn = self.turn[start : start + x.shape[1]]
-        turn = turn.view(1, x.shape[1], *[1] * (x.dim() - 3), -1)
+    def forward(self, x: Tensor, start: int | Tensor = 0) -> Tensor:
+        """Turn float32 [B, T, ..., d] by positions start .. start + T - 1; same shape.
+
+        `start` may be int64 [B], the position of each sequence, where T is 1.
+        """
+        turn = self.turn[start] if isinstance(start, Tensor) else self.turn[start : start + x.shape[1]]
+        turn = turn.view(-1, x.shape[1], *[1] * (x.dim() - 3), turn.shape[-1])
         pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * turn).flatten(-2)
 

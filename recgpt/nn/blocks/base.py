@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from recgpt.nn.attention import backend, weights
 from recgpt.nn.blocks.config import TransformerConfig
@@ -54,8 +55,14 @@ class Frame:
         return (seen if self.real is None else seen & self.real)[:, None, None]
 
     def turned(self, x: Tensor) -> Tensor:
-        """Queries and keys [B, T, ..., H, d] with their positions."""
+        """Queries and keys [B, T, ..., H, d] of all positions, turned by them."""
         return x if self.rotary is None else self.rotary(x.float(), self.start).to(x.dtype)
+
+    def turned_queries(self, q: Tensor) -> Tensor:
+        """Queries [B, T, H, d] of all positions, or [B, 1, H, d] of those asked for, turned by them."""
+        if self.at is None or self.rotary is None:
+            return self.turned(q)
+        return self.rotary(q.float(), self.at).to(q.dtype)
 
 
 class Block(nn.Module):
@@ -106,14 +113,25 @@ class SoftmaxBlock(Block):
         super().__init__(config, length)
         self.backend = backend(config.attention)
 
-    def attend(self, qk: Tensor, v: Tensor, frame: Frame, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
-        """Attention of queries and keys [B, T, 2, H, d] and values [B, T, H, d] -> [B, T, D], own keys and values.
+    def projected(self, qkv: nn.Linear, x: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+        """Turned queries and keys, and values, [B, T, H, d] each, of x [B, T, D]; queries of asked positions alone."""
+        B, T, D = x.shape
+        if frame.at is None:
+            heads = qkv(x).view(B, T, 3, self.heads, -1)
+            turned = frame.turned(heads[:, :, :2])  # one pass for both
+            return turned[:, :, 0], turned[:, :, 1], heads[:, :, 2]
+        of_q, of_kv = (None, None) if qkv.bias is None else (qkv.bias[:D], qkv.bias[D:])
+        q = F.linear(frame.asked(x), qkv.weight[:D], of_q).view(B, 1, self.heads, -1)
+        kv = F.linear(x, qkv.weight[D:], of_kv).view(B, T, 2, self.heads, -1)
+        return frame.turned_queries(q), frame.turned(kv[:, :, 0]), kv[:, :, 1]
 
-        With `frame.at`, [B, 1, D].
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, frame: Frame, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
+        """Attention of turned queries and keys, and values, [B, T, H, d] each -> [B, T, D], own keys and values.
+
+        With `frame.at`, queries [B, 1, H, d] -> [B, 1, D].
         """
-        B, T, _, H, d = qk.shape
-        qk = frame.turned(qk)
-        q, k, v = (part.transpose(1, 2) for part in (qk[:, :, 0], qk[:, :, 1], v))
+        T = k.shape[1]
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         keys, values = extended((k, v), past)
         added = self.added(frame, T)
         if frame.weights is not None:
@@ -123,7 +141,7 @@ class SoftmaxBlock(Block):
         else:
             hidden = torch.where(frame.seen(T), 0.0, -torch.inf)
             bias = hidden if added is None else hidden + added
-            y = self.backend(frame.asked(q.transpose(1, 2)).transpose(1, 2), keys, values, bias, causal=False)
+            y = self.backend(q, keys, values, bias, causal=False)
         return y.transpose(1, 2).flatten(2), (k, v)
 
 

@@ -38,9 +38,7 @@ class BertBlock(SoftmaxBlock):
 
     def forward(self, x: Tensor, frame: Frame, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
         """As `Block`."""
-        B, T, D = x.shape
-        qkv = self.qkv(x).view(B, T, 3, self.heads, D // self.heads)
-        y, own = self.attend(qkv[:, :, :2], qkv[:, :, 2], frame, past)
+        y, own = self.attend(*self.projected(self.qkv, x, frame), frame, past)
         x = self.norm_attention(frame.asked(x) + dropout(self.out(y), self.dropout, self.training))
         y = self.down(F.gelu(self.up(x)))
         return self.norm_feed_forward(x + dropout(y, self.dropout, self.training)), own

@@ -37,9 +37,7 @@ class LigrBlock(SoftmaxBlock):
 
     def forward(self, x: Tensor, frame: Frame, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
         """As `Block`."""
-        B, T, D = x.shape
-        qkv = self.qkv(self.norm_attention(x)).view(B, T, 3, self.heads, D // self.heads)
-        y, own = self.attend(qkv[:, :, :2], qkv[:, :, 2], frame, past)
+        y, own = self.attend(*self.projected(self.qkv, self.norm_attention(x), frame), frame, past)
         x = frame.asked(x)
         x = x + self.gate_attention(x).sigmoid() * dropout(self.out(y), self.dropout, self.training)
         gate, linear = self.up(self.norm_feed_forward(x)).chunk(2, -1)

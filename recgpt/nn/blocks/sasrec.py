@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,11 +40,12 @@ class SasrecBlock(SoftmaxBlock):
 
     def forward(self, x: Tensor, frame: Frame, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
         """As `Block`."""
-        B, T, D = x.shape
+        B, T, _ = x.shape
         normed = self.norm_attention(x)
-        q = self.query(normed).view(B, T, 1, self.heads, D // self.heads)
-        kv = self.key_value(x).view(B, T, 2, self.heads, D // self.heads)
-        y, own = self.attend(torch.cat((q, kv[:, :, :1]), 2), kv[:, :, 1], frame, past)
-        x = self.norm_feed_forward(frame.asked(normed) + dropout(y, self.dropout, self.training))
+        asked = frame.asked(normed)
+        q = self.query(asked).view(B, asked.shape[1], self.heads, -1)
+        kv = self.key_value(x).view(B, T, 2, self.heads, -1)
+        y, own = self.attend(frame.turned_queries(q), frame.turned(kv[:, :, 0]), kv[:, :, 1], frame, past)
+        x = self.norm_feed_forward(asked + dropout(y, self.dropout, self.training))
         y = dropout(F.relu(self.up(x)), self.dropout, self.training)
         return x + dropout(self.down(y), self.dropout, self.training), own
