@@ -67,6 +67,7 @@ class Progress:
         validation: the metrics of that validation.
         best_step: the step of the best validation so far, None before the first.
         best_value: its selection metric.
+        best_validation: all its metrics.
         stale: validations since then.
         interval: what is summed for the next logged line.
     """
@@ -80,6 +81,7 @@ class Progress:
     validation: dict[str, float] = field(default_factory=dict)
     best_step: int | None = None
     best_value: float | None = None
+    best_validation: dict[str, float] = field(default_factory=dict)
     stale: int = 0
     interval: Interval = field(default_factory=Interval)
 

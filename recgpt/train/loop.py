@@ -64,7 +64,7 @@ class TrainResult:
         epoch: whole passes over the training part.
         seconds: training time, without evaluations and checkpoints, over all resumes.
         targets: targets learned from.
-        validation: the last validation's metrics.
+        validation: the validation's metrics of the exported weights.
         exported_step: the step whose weights were exported.
         finished_before: nothing was left to do.
     """
@@ -270,7 +270,7 @@ class _Loop:
         seconds = time.perf_counter() - started
         self.log.write("valid", progress.step, **metrics, evaluation_seconds=seconds)
         if self.run.select == "best":
-            self._keep_if_best(metrics)
+            self._keep_if_best(progress.validation)
 
     def _keep_if_best(self, metrics: dict[str, float]) -> None:
         name = self.task.selection.removeprefix("-")
@@ -284,6 +284,7 @@ class _Loop:
         progress.stale += 1
         if progress.best_value is None or sign * value > sign * progress.best_value:
             progress.best_step, progress.best_value, progress.stale = progress.step, value, 0
+            progress.best_validation = metrics
             weights = self.task.model.state_dict()
             self.state.best = {name: t.detach().cpu().clone() for name, t in weights.items()}
 
@@ -296,10 +297,10 @@ class _Loop:
     def _export(self) -> None:
         """Write the model folder and the record that closes the run."""
         progress = self.progress
-        exported_step = progress.step
+        exported_step, validation = progress.step, progress.validation
         if self.state.best is not None and progress.best_step is not None:
             self.task.model.load_state_dict(self.state.best)
-            exported_step = progress.best_step
+            exported_step, validation = progress.best_step, progress.best_validation
         self.task.model.eval()
         with atomic_dir(self.run_dir / MODEL, "model.safetensors") as temporary, torch.no_grad():
             self.task.export(temporary)
@@ -311,7 +312,7 @@ class _Loop:
             targets=progress.targets,
             exported_step=exported_step,
             exported_at=self._exported_at(exported_step),
-            validation=progress.validation,
+            validation=validation,
         )
         self.log.sync()
 
