@@ -1,7 +1,7 @@
 """`prepare`: an event log becomes sequences on disk, every input row accounted for.
 
-    files -> types and checks (read.py) -> distinct ids, hashed -> join, sort -> one streaming pass
-    (sequences.py) -> Prepared
+    files -> types and checks (read.py) -> distinct ids, hashed -> side tables (side.py) -> join, sort
+    -> one streaming pass (sequences.py) -> Prepared
 
 Passes over the log: count the reasons; distinct users; distinct items; one per categorical context column; the sort.
 
@@ -169,6 +169,9 @@ class Preparation:
             by_hash = np.argsort(hashes, kind="stable")
             ids, hashes = ids.take(pa.array(by_hash)), hashes[by_hash]
             told(len(ids))
+        with self.stages.stage("side tables"):  # before the sort, so that a wrong column is told at once
+            profile = read_users(self.engine, self.config.users, _one_array(users["user"]), self.scratch)
+            side = read_items(self.engine, self.config.items, ids, self.scratch)
         with self.stages.stage("sort and split") as told:
             place = _place(kept, len(log.source.files), longest)
             events, categories = self._sorted(kept, users, ids, place)
@@ -180,9 +183,7 @@ class Preparation:
                 " remove them from the log, or set data.duplicates to keep or drop"
             )
         with self.stages.stage("write users and items"):
-            profile = read_users(self.engine, self.config.users, _one_array(users["user"]), self.scratch)
             self._write_users(users, profile, writer)
-            side = read_items(self.engine, self.config.items, ids, self.scratch)
             self._write_items(ids, hashes, side, writer)
         summary = summarise(self.config, accounts, writer, users, hashes, side, profile)
         summary |= {
