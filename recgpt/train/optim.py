@@ -25,8 +25,8 @@ class OptimConfig(Section):
     """Padded events of a batch, at most (one window may exceed it; finetuning cuts where it is full)."""
 
     precision: Precision = "auto"
-    """Products in training: bf16 where the machine has them (auto), bf16, or fp32; inference is
-    always float32."""
+    """Products in training: bf16 where the machine has them (auto), bf16, or fp32. A finished run computes in float32
+    (`evaluate` and `export` in bf16 where `--precision` says so)."""
 
     lr: float = Field(1e-3, gt=0)
     """Highest learning rate."""
