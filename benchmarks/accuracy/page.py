@@ -28,7 +28,8 @@ def page(plan: Plan, measured: Measured) -> str:
             continue
         parts += [f"## {log.title}", log.text, _table(plan, name, rows, measured)]
         parts += [text for row in rows if (text := _against(row, measured))]
-        parts.append(_commands(rows))
+        peers = [f"- {name}, {each.system}: `{each.command}`" for each in log.others if each.command is not None]
+        parts.append("\n".join([_commands(rows), *peers]))
     if waiting := [row for row in plan.rows if not measured[row.name]]:
         parts += ["## Not measured yet", _commands(waiting)]
     if every := [result for results in measured.values() for result in results]:
@@ -55,8 +56,8 @@ def _opening(plan: Plan) -> str:
         "told). Every candidate is ranked, a target's equals count against it, and what the user has seen is removed. "
         "Settings were chosen on the validation parts; each test part is read once a run. Coverage is the share of the "
         f"candidates among all first {K}, popularity the mean number of training events of what stands there. Counting "
-        "models are measured in the same evaluation; figures of others are as published, on the same file and "
-        "protocol.\n\n"
+        "models are measured in the same evaluation; figures of others are on the same file and protocol, as "
+        "published where nothing else is told.\n\n"
         "`python -m benchmarks.accuracy` measures what is missing, `--render` writes this page from "
         "`benchmarks/accuracy/results/`. A result stands until its row's settings change; changed code makes none "
         "stale."
@@ -69,8 +70,9 @@ def _table(plan: Plan, log: str, rows: Sequence[Row], measured: Measured) -> str
     lines += [line(_own(row, measured[row.name])) for row in rows]
     for name, metrics in measured[rows[0].name][0].baselines.items():
         lines.append(line((name, small(metrics[NDCG]), small(metrics[RECALL]), *_spread(metrics), "", "")))
-    for each in plan.logs[log].published:
-        lines.append(line((f"{each.system}, published", small(each.ndcg), small(each.recall), "", "", "", "")))
+    for each in plan.logs[log].others:
+        how = "published" if each.command is None else "measured here"
+        lines.append(line((f"{each.system}, {how}", small(each.ndcg), small(each.recall), "", "", "", "")))
     return "\n".join(lines)
 
 

@@ -18,8 +18,8 @@ ROWS = Path(__file__).parent / "rows.yaml"
 _NOT_COMPARED = {"run.dir", "run.log", "run.seed", "run.threads", "data.prepared", "data.memory_limit"}
 
 
-class Published(Section):
-    """A figure of somebody else on the same log and protocol."""
+class Other(Section):
+    """A figure of somebody else's system on the same log and protocol."""
 
     system: str
     """What was measured, and by whom."""
@@ -27,6 +27,8 @@ class Published(Section):
     """NDCG@10."""
     recall: float = Field(gt=0, lt=1)
     """Recall@10 (hit rate)."""
+    command: str | None = None
+    """What measured it here; null = as published."""
 
 
 class Log(Section):
@@ -36,7 +38,7 @@ class Log(Section):
     """Its heading."""
     text: str
     """What is ranked for whom."""
-    published: list[Published] = []
+    others: list[Other] = []
     """Figures of others, best first."""
 
 

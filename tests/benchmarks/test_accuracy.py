@@ -20,6 +20,10 @@ from recgpt.metrics import ndcg_gain
 from tests.recgpt.builders import write_log
 
 SHIPPED: Plan = load_config(Plan, ROWS)
+OTHERS = [
+    {"system": "X", "ndcg": 0.5, "recall": 0.75},
+    {"system": "Y", "ndcg": 0.25, "recall": 0.5, "command": "python y.py"},
+]
 TINY_MODEL = {"dim": 8, "layers": 1, "heads": 1, "id": {"rows": 31}, "window": {"length": 8, "stride": 4, "chunk": 4}}
 
 
@@ -30,9 +34,7 @@ def plan(folder: Path) -> Path:
     base.write_text(yaml.safe_dump({"data": data, "model": TINY_MODEL, "run": {"epochs": 1}}))
     values = {
         "seeds": 2,
-        "logs": {
-            "tiny": {"title": "A tiny log", "text": "All.", "published": [{"system": "X", "ndcg": 0.5, "recall": 0.75}]}
-        },
+        "logs": {"tiny": {"title": "A tiny log", "text": "All.", "others": OTHERS}},
         "rows": [
             {"name": "cold", "log": "tiny", "value": "cold", "config": str(base)},
             {
@@ -164,6 +166,8 @@ def test_a_row_shows_mean_and_range_of_its_seeds(tmp_path: Path) -> None:
     assert text.index("## Not measured yet") < text.index("- tiny, hot: ")
     assert "| markov | .0500 | .2000 | .5000 | 1,234 |  |  |" in text
     assert "| X, published | .5000 | .7500 |  |  |  |  |" in text
+    assert "| Y, measured here | .2500 | .5000 |  |  |  |  |" in text
+    assert "- tiny, Y: `python y.py`" in text
     assert f"`recgpt pretrain {tmp_path}/base.yaml loss.temperature=1.0`" in text
     quoted = read_plan.model_copy(update={"rows": [read_plan.rows[0].model_copy(update={"set": ["a={}"]})]})
     assert "base.yaml 'a={}'`" in page(quoted, {"cold": [result(0, [1])]})
