@@ -194,10 +194,10 @@ def _export_users(trained: TrainedRun, folder: Path, moment: int | None, embed: 
     prepared = trained.prepared
     lengths = prepared.users.n_events if moment is None else _events_before(trained, moment, told)
     for part, first in enumerate(range(0, prepared.n_users, PART)):
-        told("embedding users", first, prepared.n_users)
         path = folder / f"part-{part:05d}.parquet"
         if path.exists():
             continue
+        told("embedding users", first, prepared.n_users)
         rows = np.arange(first, min(first + PART, prepared.n_users))
         vectors, times = [], []
         for _, histories, _ in user_blocks(prepared, rows, lengths[rows], PART):

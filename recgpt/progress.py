@@ -25,16 +25,15 @@ def progress_bar() -> Iterator[Told]:
         return
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        what_now = ""
+        task, what_now = bar.add_task("", total=None), ""
 
         def told(what: str, done: int, of: int) -> None:
-            nonlocal what_now
+            nonlocal task, what_now
             if what != what_now:  # a rate is of one piece of work
-                bar.reset(task)
-                what_now = what
+                bar.remove_task(task)
+                task, what_now = bar.add_task("", total=of or None, completed=done), what
             counted = f": {done:,} of {of:,}" if of else ""
-            bar.update(task, description=what + counted, completed=done, total=of or None)
+            bar.update(task, description=what + counted, completed=done)
 
         yield told
 
@@ -43,16 +42,16 @@ class _Lines:
     """`Told` as lines: none before `EVERY` seconds, then one for each such time."""
 
     def __init__(self) -> None:
-        self.what, self.begun, self.shown = "", time.monotonic(), time.monotonic()
+        self.what, self.first, self.begun, self.shown = "", 0, time.monotonic(), time.monotonic()
 
     def __call__(self, what: str, done: int, of: int) -> None:
         now = time.monotonic()
         if what != self.what:
-            self.what, self.begun = what, now
+            self.what, self.first, self.begun = what, done, now  # what was there before is no work of this run
         if now - self.shown < EVERY or not of:
             return
         self.shown = now
-        rate = done / max(now - self.begun, 1e-9)
+        rate = (done - self.first) / max(now - self.begun, 1e-9)
         left = f", {(of - done) / rate / 60:.1f} min left" if rate else ""
         sys.stderr.write(f"{what}: {done:,} of {of:,}, {rate:,.0f}/s{left}\n")
         sys.stderr.flush()

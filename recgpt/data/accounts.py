@@ -24,6 +24,8 @@ from recgpt.data.side import ItemSide, Side
 from recgpt.errors import ConfigError
 
 BAD_LINE = "wrong number of fields"
+_FEW_LINES = 100
+"""So many may lie inside quotes, whatever their share: what a stray quote takes with it is far more in a real log."""
 REJECT_SCHEMA = pa.schema(
     [
         ("reason", pa.string()),
@@ -90,7 +92,12 @@ class Accounts:
             raise ConfigError(
                 f"data.where: {self.config.where!r} leaves none of {self.rows_in:,} rows; correct the condition"
             )
-        allowed = self.config.max_reject_fraction
+        allowed, quoted = self.config.max_reject_fraction, self.log.source.quoted_lines
+        if not self.config.format.quotes and quoted > max(_FEW_LINES, allowed * (self.rows_in + quoted)):
+            raise ConfigError(
+                f"data.format.quotes: {quoted:,} of {self.rows_in + quoted:,} lines lie inside quotes, as part of the "
+                "row before them; set it to false where quotes are plain characters, to true where fields have lines"
+            )
         if self.n_rejected > allowed * considered:
             raise ConfigError(f"{self._worst()}, or raise data.max_reject_fraction (now {allowed:g})")
         if self.n_kept == 0:
@@ -204,6 +211,7 @@ def summarise(
         "events": writer.rows,
         "users": users.num_rows,
         "items": len(item_hashes),
+        "quoted_lines": accounts.log.source.quoted_lines,
         "targets": writer.n_targets,
         "one_event_users": int((n_events == 1).sum()),
         "events_per_user": quantiles(n_events),
@@ -285,6 +293,7 @@ def _warnings(summary: dict[str, Any], config: DataConfig) -> list[str]:
     rows, split = summary["rows"], summary["split"]
     tell(rows["rejected"], "rows were rejected: see rejects.parquet")
     tell(rows["dropped"], "copies were dropped")
+    tell(summary["quoted_lines"], "lines of the log lie inside quotes, as part of the row before them")
     if config.duplicates == "keep":
         tell(
             summary["copies"],

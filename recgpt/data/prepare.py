@@ -15,6 +15,7 @@ import difflib
 import shutil
 import time as clock
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,9 +170,7 @@ class Preparation:
             by_hash = np.argsort(hashes, kind="stable")
             ids, hashes = ids.take(pa.array(by_hash)), hashes[by_hash]
             told(len(ids))
-        with self.stages.stage("side tables"):  # before the sort, so that a wrong column is told at once
-            profile = read_users(self.engine, self.config.users, _one_array(users["user"]), self.scratch)
-            side = read_items(self.engine, self.config.items, ids, self.scratch)
+        profile, side = self._side_tables(users, ids)  # before the sort, so that a wrong column is told at once
         with self.stages.stage("sort and split") as told:
             place = _place(kept, len(log.source.files), longest)
             events, categories = self._sorted(kept, users, ids, place)
@@ -196,6 +195,14 @@ class Preparation:
         write_json(self.folder / "summary.json", summary)
         self.stages.warn(summary["warnings"])
         return log
+
+    def _side_tables(self, users: pa.Table, item_ids: pa.Array) -> tuple[Side, ItemSide]:
+        """What is known of the log's users and items besides their events."""
+        config = self.config
+        named = config.users is not None or config.items is not None
+        with self.stages.stage("users and items known") if named else nullcontext():
+            profile = read_users(self.engine, config.users, _one_array(users["user"]), self.scratch)
+            return profile, read_items(self.engine, config.items, item_ids, self.scratch)
 
     def _distinct(self, kept: ir.Table, column: str) -> tuple[pa.Array, NDArray[np.int64]]:
         """The distinct values of an id column, sorted, and their hashes; null left out."""

@@ -27,6 +27,9 @@ class FormatConfig(Section):
     """The column names, needed where there is no header (and replacing it where there is one)."""
     encoding: str = "utf-8"
     """How characters are written, such as latin-1; a codec of Python's."""
+    quotes: bool | None = None
+    """Whether a field may stand between double quotes, over several lines too. Default: in .csv it may (a log of which
+    many lines, more than `max_reject_fraction`, lie inside quotes is refused), elsewhere a quote is a character."""
 
     @model_validator(mode="after")
     def _complete(self) -> "FormatConfig":
@@ -34,8 +37,10 @@ class FormatConfig(Section):
             raise ValueError("columns: missing; without a header line they must be listed")
         if self.columns is not None and len(set(self.columns)) != len(self.columns):
             raise ValueError(f"columns: a name stands twice in {self.columns}; rename one")
-        if self.delimiter is not None and (not self.delimiter or set(self.delimiter) & set('"\r\n')):
+        if self.delimiter is not None and (not self.delimiter or set(self.delimiter) & set('"\r\n\0')):
             raise ValueError(f"delimiter: {self.delimiter!r} parts no fields; write for example ',' or '::'")
+        if self.quotes and self.delimiter is not None and len(self.delimiter.encode()) > 1:
+            raise ValueError(f"quotes: true needs a delimiter of one ASCII character, not {self.delimiter!r}")
         return self
 
     @field_validator("encoding")

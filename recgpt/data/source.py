@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from recgpt.data.engine import Engine
 from recgpt.data.schema import FormatConfig
-from recgpt.data.text_file import COMPRESSED_SUFFIXES, DELIMITERS, one_character, open_text
+from recgpt.data.text_file import (
+    COMPRESSED_SUFFIXES,
+    DELIMITERS,
+    QUOTED_SUFFIX,
+    LineCounter,
+    TextForm,
+    one_character,
+    open_text,
+    text_suffix,
+)
 from recgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -72,6 +81,7 @@ class Source:
         files: the files, in the order of their numbers.
         text: whether it comes from text files.
         bad_lines: lines of text files that could not be taken apart, in order.
+        quoted_lines: lines of text files that lie inside quotes, as part of the row before them.
     """
 
     engine: Engine
@@ -80,6 +90,7 @@ class Source:
     files: list[Path]
     text: bool
     bad_lines: list[BadLine] = field(default_factory=list)
+    quoted_lines: int = 0
 
     def true_rows(self, file: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows as they stand in the files, int64 [N], from rows of `table`, which lacks the bad lines before them."""
@@ -167,7 +178,7 @@ def open_source(
             parser.parse(file, index, header, wanted, scratch / f"{name}-{index:05d}.parquet")
             for index, (file, header) in enumerate(zip(files, headers, strict=True))
         ]
-        return Source(engine, engine.parquet(name, parsed), columns, files, True, parser.bad_lines)
+        return Source(engine, engine.parquet(name, parsed), columns, files, True, parser.bad_lines, parser.quoted_lines)
     for file in files:
         _check_parquet(file, field)
     table = engine.parquet(name, files)
@@ -206,9 +217,15 @@ class _TextParser:
     def __init__(self, layout: FormatConfig, field: str, told: Callable[[int], None]) -> None:
         self.layout = layout
         self.field = field
+        self.key = f"{field.removesuffix('.path')}.format" if field.endswith(".path") else "data.format"
         self.told = told
         self.bad_lines: list[BadLine] = []
-        self.rows = 0
+        self.rows = self.lines = 0
+
+    @property
+    def quoted_lines(self) -> int:
+        """Lines of the parsed files that are no row of their own."""
+        return max(0, self.lines - self.rows - len(self.bad_lines))
 
     def parse(self, file: Path, index: int, columns: list[str], wanted: set[str], out: Path) -> Path:
         """Write the wanted ones of the columns of `file` to `out`, row for row."""
@@ -217,8 +234,9 @@ class _TextParser:
 
         out.parent.mkdir(parents=True, exist_ok=True)
         names = [name for name in columns if name in wanted]
+        lines = LineCounter()
         try:
-            with self._open(file, index, columns, names) as reader:
+            with self._open(file, index, columns, names, lines) as reader:
                 schema = pa.schema([(name, pa.string()) for name in names])
                 with pq.ParquetWriter(out, schema, compression="lz4") as writer:
                     for batch in reader:
@@ -230,8 +248,9 @@ class _TextParser:
                 raise
             raise ConfigError(
                 f"{self.field}: {file} cannot be read as text ({_first_line(error)}); check that the file is whole"
-                " and the settings of data.format: encoding, where it is not UTF-8"
+                f" and the settings of {self.key}: encoding, where it is not UTF-8"
             ) from error
+        self.lines += lines.n - (1 if self.layout.header else 0)
         return out
 
     def header(self, file: Path) -> list[str]:
@@ -242,35 +261,41 @@ class _TextParser:
         import pyarrow.csv as pa_csv
 
         try:
-            with open_text(file, self._delimiter(file), self.layout.encoding) as stream:
+            with open_text(file, self._form(file)) as stream:
                 first = stream.read(BLOCK_BYTES).partition(b"\n")[0]
             if not first.strip():
                 raise ConfigError(f"{self.field}: {file} is empty; the log has no rows")
             table = pa_csv.read_csv(pa.py_buffer(first + b"\n"), parse_options=self._parse_options(file, None))
         except (pa.ArrowInvalid, OSError) as error:
             raise ConfigError(
-                f"{self.field}: the first line of {file} names no columns ({_first_line(error)}); check data.format"
+                f"{self.field}: the first line of {file} names no columns ({_first_line(error)}); check {self.key}"
             ) from error
         return table.column_names
 
     def _parse_options(self, file: Path, handler: Callable[[Any], str] | None) -> pa_csv.ParseOptions:
         import pyarrow.csv as pa_csv
 
+        delimiter, quotes = self._form(file).delimiter, self.layout.quotes
+        if quotes is None:
+            quotes = text_suffix(file) == QUOTED_SUFFIX and one_character(delimiter) == delimiter
         return pa_csv.ParseOptions(
-            delimiter=one_character(self._delimiter(file)),
-            newlines_in_values=_text_suffix(file) == ".csv",
+            delimiter=one_character(delimiter),
+            quote_char='"' if quotes else False,
+            newlines_in_values=quotes,
             invalid_row_handler=handler,
         )
 
-    def _delimiter(self, file: Path) -> str:
-        return self.layout.delimiter or DELIMITERS[_text_suffix(file)]
+    def _form(self, file: Path) -> TextForm:
+        return TextForm(self.layout.delimiter or DELIMITERS[text_suffix(file)], self.layout.encoding, self.key)
 
-    def _open(self, file: Path, index: int, columns: list[str], names: list[str]) -> pa_csv.CSVStreamingReader:
+    def _open(
+        self, file: Path, index: int, columns: list[str], names: list[str], lines: LineCounter
+    ) -> pa_csv.CSVStreamingReader:
         import pyarrow as pa
         import pyarrow.csv as pa_csv
 
         first = 2 if self.layout.header else 1  # lines count from 1, known because one thread reads them
-        delimiter = self._delimiter(file)
+        delimiter = self._form(file).delimiter
 
         def keep_bad(row: Any) -> str:
             place, text = row.number - first, row.text.replace(one_character(delimiter), delimiter)
@@ -278,7 +303,7 @@ class _TextParser:
             return "skip"
 
         return pa_csv.open_csv(
-            open_text(file, delimiter, self.layout.encoding),
+            open_text(file, self._form(file), lines),
             read_options=pa_csv.ReadOptions(
                 use_threads=False,
                 block_size=BLOCK_BYTES,
@@ -293,10 +318,6 @@ class _TextParser:
                 quoted_strings_can_be_null=False,
             ),
         )
-
-
-def _text_suffix(file: Path) -> str:
-    return next(suffix.lower() for suffix in reversed(file.suffixes) if suffix.lower() in DELIMITERS)
 
 
 def _first_line(error: BaseException) -> str:

@@ -33,7 +33,7 @@ def init(log: str, out: str | Path | None = None) -> dict[str, Any]:
     """Look at a log and write a config for it, with comments that say what was guessed and what to check.
 
     Args:
-        log: a file or a glob: Parquet, CSV, TSV or TXT, also gzipped.
+        log: a file or a glob: Parquet, CSV, TSV, TXT or DAT, also gzipped.
         out: the config to write; by default the log's name with .yaml in the working directory.
 
     Returns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recgpt.data.source import PARQUET_SUFFIXES
-from recgpt.data.text_file import COMPRESSED_SUFFIXES, DELIMITERS, UTF_8, one_character
+from recgpt.data.text_file import COMPRESSED_SUFFIXES, DELIMITERS, QUOTED_SUFFIX, UTF_8, one_character
 from recgpt.errors import ConfigError
 from recgpt.init.names import is_known_name
 
@@ -20,6 +21,7 @@ HEAD_ROWS = 300
 STEADY = 0.9
 """Part of the lines that must have as many fields as most have."""
 BOM = b"\xef\xbb\xbf"
+_ANY_BYTES = "latin-1"
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d.*)?")
 
@@ -36,6 +38,8 @@ class TextLayout:
         default: whether the delimiter is the one that goes with the file's suffix.
         doubts: what to check.
         encoding: how characters are written.
+        quotes: whether fields stand between double quotes.
+        quotes_by_default: whether they may in files of the suffix.
     """
 
     delimiter: str
@@ -45,6 +49,8 @@ class TextLayout:
     default: bool
     doubts: list[str]
     encoding: str = UTF_8
+    quotes: bool = True
+    quotes_by_default: bool = True
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -56,6 +62,8 @@ class TextLayout:
             settings["columns"] = self.columns
         if self.encoding != UTF_8:
             settings["encoding"] = self.encoding
+        if self.quotes != self.quotes_by_default:
+            settings["quotes"] = self.quotes
         return settings
 
 
@@ -78,38 +86,44 @@ def find_layout(file: Path, key: str) -> TextLayout:
         key: what names the file, for errors.
 
     Raises:
-        ConfigError: an empty file, one in UTF-16, or one that cannot be read.
+        ConfigError: an empty file, one that is no text, or one that cannot be read.
     """
     head, whole = _head(file, key)
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head[:4096]:
-        raise ConfigError(f"{key}: {file} is not UTF-8 (UTF-16 or no text at all); write it in UTF-8")
-    head = head.removeprefix(BOM)
-    if not whole:
-        head = head[: head.rfind(b"\n") + 1] or head
     encoding = _encoding(head)
-    text = head.decode(encoding)
+    text = head.removeprefix(BOM).decode(encoding, errors="replace")
+    if "\0" in text[:4096]:
+        raise ConfigError(f"{key}: {file} is no text in UTF-8, or in UTF-16 with its mark; write it in UTF-8")
+    if not whole:
+        text = text[: text.rfind("\n") + 1] or text
     if not text.split("\n")[0].strip():
         raise ConfigError(f"{key}: {file} is empty or begins with an empty line; the first line names the columns")
-    kind = file_kind(file) or ".csv"
-    delimiter = _delimiter(text, DELIMITERS[kind])
-    rows = _rows(text, delimiter)
+    kind = file_kind(file) or QUOTED_SUFFIX
+    quoted = kind == QUOTED_SUFFIX
+    delimiter = _delimiter(text, DELIMITERS[kind], quoted)
+    if not quoted and len(delimiter) == 1:
+        quoted = any(len(field) > 1 and field[0] == field[-1] == '"' for row in _rows(text, delimiter) for field in row)
+    rows = _rows(text, delimiter, quoted)
     if not rows:
         raise ConfigError(f"{key}: {file} holds fields longer than a name or an id; check the quotes")
     if any("\n" in name or "\r" in name for name in rows[0]):
         raise ConfigError(f"{key}: the first line of {file} holds a name with a line break; rename that column")
     found = _layout(rows, delimiter, delimiter == DELIMITERS[kind])
-    if encoding == UTF_8:
+    by_default = kind == QUOTED_SUFFIX and len(delimiter) == 1
+    found = replace(found, encoding=encoding, quotes=quoted and len(delimiter) == 1, quotes_by_default=by_default)
+    if encoding != _ANY_BYTES:
         return found
     doubt = f"the file is not UTF-8 and was read as {encoding}: look at its accents, set format.encoding"
-    return replace(found, encoding=encoding, doubts=[*found.doubts, doubt])
+    return replace(found, doubts=[*found.doubts, doubt])
 
 
 def _encoding(head: bytes) -> str:
-    """UTF-8 where the bytes are, else the encoding of which any bytes are."""
+    """UTF-16 where its mark stands, UTF-8 where the bytes are, else the encoding of which any bytes are."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
     try:
-        head.decode(UTF_8)
+        codecs.getincrementaldecoder(UTF_8)().decode(head)  # the last character may be cut
     except UnicodeDecodeError:
-        return "latin-1"
+        return _ANY_BYTES
     return UTF_8
 
 
@@ -127,11 +141,13 @@ def _head(file: Path, key: str) -> tuple[bytes, bool]:
         ) from error
 
 
-def _rows(text: str, delimiter: str) -> list[list[str]]:
+def _rows(text: str, delimiter: str, quoted: bool = False) -> list[list[str]]:
     rows: list[list[str]] = []
     one = one_character(delimiter)
     try:
-        for row in csv.reader(io.StringIO(text.replace(delimiter, one), newline=""), delimiter=one):
+        lines = io.StringIO(text.replace(delimiter, one), newline="")
+        plain = not quoted or one != delimiter
+        for row in csv.reader(lines, delimiter=one, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL):
             if row:
                 rows.append(row)
             if len(rows) > HEAD_ROWS:
@@ -141,7 +157,7 @@ def _rows(text: str, delimiter: str) -> list[list[str]]:
     return rows
 
 
-def _delimiter(text: str, default: str) -> str:
+def _delimiter(text: str, default: str, quoted: bool) -> str:
     """The delimiter that cuts most lines into equally many fields: the suffix's own, `,` tab `;` `|` `::`, then others.
 
     Space and colon stand inside dates and titles too, so they count only where no other cuts the lines.
@@ -149,7 +165,7 @@ def _delimiter(text: str, default: str) -> str:
     for candidates in ([default, ",", "\t", ";", "|", "::"], [" ", ":"]):
         widths = {}
         for candidate in dict.fromkeys(candidates):
-            counts = Counter(len(row) for row in _rows(text, candidate))
+            counts = Counter(len(row) for row in _rows(text, candidate, quoted))
             width, lines = counts.most_common(1)[0] if counts else (0, 0)
             if width > 1 and lines >= STEADY * counts.total():
                 widths[candidate] = width

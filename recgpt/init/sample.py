@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from recgpt.data.engine import FILE, ROW, Engine
 from recgpt.data.source import Source, TextStats
-from recgpt.data.text_file import one_character, open_text
+from recgpt.data.text_file import TextForm, one_character, open_text
 from recgpt.errors import ConfigError
 from recgpt.init.layout import BOM, TextLayout, file_kind, find_layout
 from recgpt.init.names import shown
@@ -192,7 +192,7 @@ def _read_text(file: Path, layout: TextLayout, key: str, rows: int) -> tuple[pa.
     """The first rows, all text, and whether they are all; bytes that are not UTF-8 become question marks."""
     import pyarrow.csv as pa_csv
 
-    with open_text(file, layout.delimiter, layout.encoding) as stream:
+    with open_text(file, TextForm(layout.delimiter, layout.encoding, errors="replace")) as stream:
         data = stream.read(TEXT_BYTES).removeprefix(BOM)
         whole = not stream.read(1)
     if not whole:
@@ -209,7 +209,8 @@ def _read_text(file: Path, layout: TextLayout, key: str, rows: int) -> tuple[pa.
         ),
         parse_options=pa_csv.ParseOptions(
             delimiter=one_character(layout.delimiter),
-            newlines_in_values=file_kind(file) == ".csv",
+            quote_char='"' if layout.quotes else False,
+            newlines_in_values=layout.quotes,
             invalid_row_handler=lambda row: "skip",
         ),
         convert_options=pa_csv.ConvertOptions(

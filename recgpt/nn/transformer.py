@@ -64,8 +64,10 @@ class Transformer(nn.Module):
             time: int64 [B, start + T] microseconds or NO_TIME, needed with a time bias.
             weights: a list that takes each layer's attention weights [B, H, T, start + T].
             at: int64 [B], the one position of each sequence that is asked for (with start = 0): hidden vectors
-                [B, 1, D]. The last block then computes no other.
+                [B, 1, D]. The last block then computes no other. Not together with `weights`.
         """
+        if weights is not None and at is not None:
+            raise ValueError("at: attention weights are of all positions; leave one of both out")
         if self.positions is not None:
             x = self.positions(x, start, real)
         x = dropout(self.input_norm(x), self.dropout, self.training)

@@ -49,6 +49,14 @@ def test_a_rate_is_of_one_piece_of_work(clock: list[float], capsys: pytest.Captu
     ]
 
 
+def test_what_was_there_before_is_no_work_of_this_run(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar() as told:
+        told("embedding users", 900, 1000)
+        clock[0] = 120.0
+        told("embedding users", 920, 1000)
+    assert capsys.readouterr().err == "embedding users: 920 of 1,000, 1/s, 1.3 min left\n"
+
+
 def test_work_of_unknown_length_has_no_line(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar() as told:
         clock[0] = 500.0
@@ -63,6 +71,7 @@ def test_a_terminal_gets_a_bar_that_goes_away(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     with progress_bar() as told:
+        told("building the index", 0, 0)
         told("ranking users", 3, 4)
     shown = capsys.readouterr().err
     assert "ranking users: 3 of 4" in shown

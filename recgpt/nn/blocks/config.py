@@ -24,7 +24,7 @@ class TransformerConfig(Section):
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout on the embeddings and on what each layer adds (attention weights are never dropped)."""
     attention: Literal["auto", "flex", "matmul", "reference", "sdpa", "xformers"] = "auto"
-    """Attention backend: torch's fused `sdpa`, `matmul` (faster in bfloat16 training on CPU), the slow `reference`,
+    """Attention backend: torch's fused `sdpa`, `matmul` (faster in bfloat16 on CPU), the slow `reference`,
     `auto` = the best of these; on GPU also `flex` and `xformers`. It changes no weight (`hstu` has its own)."""
     block: Literal["standard", "sasrec", "bert", "hstu", "ligr"] = "standard"
     """The layer: `standard` is pre-norm with gated feed-forward; the others are as published (SASRec, BERT4Rec, HSTU,

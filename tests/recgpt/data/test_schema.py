@@ -34,6 +34,8 @@ def load(**changes):
         ({"format": {"header": False}}, "columns: missing"),
         ({"format": {"delimiter": ""}}, "delimiter: '' parts no fields"),
         ({"format": {"delimiter": '"'}}, "parts no fields"),
+        ({"format": {"delimiter": "\0"}}, "parts no fields"),
+        ({"format": {"delimiter": "::", "quotes": True}}, "quotes: true needs a delimiter of one ASCII character"),
         ({"format": {"encoding": "latin-9000"}}, "'latin-9000' is no encoding"),
         ({"format": {"encoding": "base64"}}, "'base64' is no encoding"),
         ({"memory_limit": "2"}, "a size with its unit"),

@@ -262,3 +262,14 @@ def test_large_and_fixed_lists(tmp_path, log):
     large = pa.array(SIDE["vector"], pa.large_list(pa.float64()))
     other = run(tmp_path, log, items=SECTION | {"path": side(tmp_path, vector=large)}).items.embedding
     np.testing.assert_array_equal(fixed, other)
+
+
+@pytest.mark.parametrize("table", ["items", "users"])
+def test_a_wrong_column_is_told_before_the_sort(tmp_path, log, table, monkeypatch):
+    def sorts(*given):
+        raise AssertionError("the log is sorted before the side tables are read")
+
+    monkeypatch.setattr("recgpt.data.prepare.Preparation._sorted", sorts)
+    section = {"path": side(tmp_path), "id": "id", "features": {"siz": {"kind": "numeric"}}}
+    line = refused(tmp_path, log, **{table: section})
+    assert f"data.{table}.features.siz: no column 'siz' in side.parquet; did you mean 'size'?" in line

@@ -110,11 +110,28 @@ def test_compressed_files(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (b"\nuser,item\n1,2\n", "begins with an empty line"),
-        ("user,item\n1,2\n".encode("utf-16"), "not UTF-8"),
-        (b"PK\x00\x01", "not UTF-8"),
+        ("user,item\n1,2\n".encode("utf-16-le"), "no text in UTF-8"),
+        (b"PK\x00\x01", "no text in UTF-8"),
         (b'"user\nid",item\n1,2\n', "a name with a line break"),
     ],
 )
 def test_files_that_prepare_would_not_read(tmp_path: Path, text: bytes, told: str) -> None:
     with pytest.raises(ConfigError, match=f"^LOG: .*{told}"):
         layout(tmp_path, text)
+
+
+def test_encodings(tmp_path: Path) -> None:
+    found = layout(tmp_path, "user,item\n1,Amélie\n".encode("utf-16"))
+    assert (found.columns, found.settings, found.doubts) == (["user", "item"], {"encoding": "utf-16"}, [])
+    found = layout(tmp_path, "user,item\n1,Amélie\n".encode("latin-1"))
+    assert found.settings == {"encoding": "latin-1"}
+    assert "look at its accents" in found.doubts[-1]
+
+
+def test_quotes(tmp_path: Path) -> None:
+    """Elsewhere than in .csv they are told where fields stand between them."""
+    assert layout(tmp_path, 'user,title\n1,"a, b"\n2,"c, d"\n').settings == {}
+    assert layout(tmp_path, 'user\ttitle\n1\t"a\tb"\n2\tc\n3\td\n', "a.tsv").columns == ["user", "title"]
+    assert layout(tmp_path, 'user\ttitle\n1\t"a"\n2\tc\n', "b.tsv").settings == {"quotes": True}
+    assert layout(tmp_path, 'user\ttitle\n1\t"a" b\n2\tc\n', "c.tsv").settings == {}
+    assert layout(tmp_path, 'user::title\n1::"a"\n2::c\n', "d.dat").settings == {}

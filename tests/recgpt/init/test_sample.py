@@ -140,9 +140,12 @@ def test_bytes_that_are_no_utf8_are_latin_1(tmp_path: Path) -> None:
     assert "the file is not UTF-8 and was read as latin-1" in sample.doubts[-1]
 
 
-def test_bytes_that_turn_out_to_be_no_utf8_do_not_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recgpt.init.layout.HEAD_BYTES", 13)
-    (tmp_path / "log.csv").write_bytes(b"user,title\n1,caf\xe9\n2,x\n")
+@pytest.mark.parametrize("delimiter", [b",", b"::"])
+def test_bytes_that_turn_out_to_be_no_utf8_do_not_stop_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delimiter: bytes
+) -> None:
+    monkeypatch.setattr("recgpt.init.layout.HEAD_BYTES", 14)
+    (tmp_path / "log.csv").write_bytes(b"user,title\n1,caf\xe9\n2,x\n".replace(b",", delimiter))
     assert read_sample([tmp_path / "log.csv"], "LOG").column("title").values.to_pylist() == ["caf\ufffd", "x"]
 
 

@@ -90,6 +90,18 @@ def test_no_output_looks_ahead(form: dict) -> None:
         assert (gradient[0, : t + 1].abs().sum(-1) > 0).all()
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("form", FORMS, ids=name)
+def test_one_position_asked_for_is_that_of_the_whole_pass(form: dict, causal: bool) -> None:
+    transformer, x, time = model(**form, causal=causal), heads(4, 9, 16), times(4, 9)
+    whole, _ = transformer(x, time=time)
+    at = torch.tensor([8, 0, 3, 5])
+    asked, _ = transformer(x, time=time, at=at)
+    torch.testing.assert_close(asked[:, 0], whole[torch.arange(4), at], atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="attention weights are of all positions"):
+        transformer(x, time=time, at=at, weights=[])
+
+
 @pytest.mark.parametrize("block", sorted(BLOCKS))
 def test_both_ways_every_output_sees_every_input(block: str) -> None:
     transformer, x = model(block=block, causal=False), heads(1, 6, 16).requires_grad_()
