@@ -24,7 +24,7 @@ def main() -> None:
         name = f"{Path(arguments.config).stem}-{minutes:g}-{arguments.seed}"
         end = [f"run.minutes={minutes}", "run.epochs=null", "run.steps=null"]
         words = [*arguments.overrides, *end, f"run.seed={arguments.seed}", f"run.dir={arguments.runs / name}"]
-        told = recgpt.pretrain(arguments.config, words)
+        told = recgpt.pretrain(arguments.config, overrides=words)
         rate = told["targets"] / told["seconds"]
         found[f"{minutes:g}"] = told["valid"] | {"targets": told["targets"], "targets_per_second": rate}
         print(f"{minutes:g} min: NDCG@10 {told['valid']['ndcg@10']:.4f}, {rate:,.0f} events/s", file=sys.stderr)
