@@ -57,6 +57,14 @@ def shapes() -> list[dict[str, int]]:
     return list({json.dumps(shape): shape for shape in every}.values())
 
 
+def short(number: int) -> str:
+    """1,600 as 1.6k."""
+    for size, letter in ((10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:g}{letter}"
+    return str(number)
+
+
 def picture(found: dict[str, dict[str, float]]) -> str:
     """Two rows (speed, memory) and a column for each thing that grows, as SVG."""
     import matplotlib
@@ -74,12 +82,16 @@ def picture(found: dict[str, dict[str, float]]) -> str:
                 heights = [found[json.dumps(BASE | {name: value})][key] * scale for value in there]
                 axes.plot(there, heights, marker="o", markersize=4, color="#0f5f9c")
                 axes.set_xscale("log")
-                axes.set_ylim(bottom=0)
+                axes.set_xticks(values, [short(value) for value in values])
+                axes.set_xticks([], minor=True)
                 axes.grid(color="#d0d7de", linewidth=0.6)
                 axes.set_xlabel(LABELS[name] if row else "")
                 axes.set_ylabel(label if column == 0 else "")
                 for side in ("top", "right"):
                     axes.spines[side].set_visible(False)
+        for axes in grid[:, 0]:  # a row has one scale, known when all is drawn
+            axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
         out = StringIO()
         figure.savefig(out, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
