@@ -23,7 +23,7 @@ from recgpt.data.prepared import Prepared
 from recgpt.errors import ConfigError, RecGPTError
 from recgpt.eval_files import Split, saved_table, users_file
 from recgpt.evaluation import paired, split_users
-from recgpt.metrics import MISS, ndcg_gain, recall_gain
+from recgpt.metrics import MISS, ndcg_gain, paired_interval, recall_gain
 from recgpt.runs import TrainedRun
 
 PEER = Path(__file__).parent / "peers" / "rectools_accuracy.py"
@@ -94,17 +94,20 @@ def peer_options(trained: TrainedRun, arguments: argparse.Namespace) -> dict[str
 
 
 def compared(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Both systems' metrics and the intervals of the differences."""
+    """Both systems' metrics and the intervals of the differences, for each run and for the runs' mean."""
     tables, trained = evaluated(arguments.runs), TrainedRun.open(arguments.runs[0])
     told, options = events(trained.prepared, arguments.targets_only), peer_options(trained, arguments)
     rank, training = peer_ranks(arguments.peer, told, options)
     peer = {name: float(gain(rank, K).mean()) for name, gain in GAINS.items()}
     peer |= {"options": options, "share_of_training_events": share_read(told, options["length"]), **training}
     found: dict[str, Any] = {"rectools": peer}
-    for run, table in zip(arguments.runs, tables, strict=True):
-        own = table["model"].to_numpy()
+    ranks = [table["model"].to_numpy() for table in tables]
+    for run, own in zip(arguments.runs, ranks, strict=True):
         metrics = {name: float(gain(own, K).mean()) for name, gain in GAINS.items()}
         found[str(run)] = metrics | {"minus_rectools": paired(own, rank, K)}
+    means = {name: np.mean([gain(own, K) for own in ranks], axis=0) for name, gain in GAINS.items()}  # of each user
+    found["mean"] = {name: float(mean.mean()) for name, mean in means.items()}
+    found["mean"]["minus_rectools"] = {n: paired_interval(mean, GAINS[n](rank, K)) for n, mean in means.items()}
     return found
 
 

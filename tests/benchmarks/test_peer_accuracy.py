@@ -60,7 +60,7 @@ def test_runs_beside_a_peer(
     load_stage("pretrain")(
         {"data": write_log(tmp_path / "log", LENGTHS * 5), "model": model, "run": {"steps": 2, "dir": str(run)}}
     )
-    words = ["peer_accuracy", str(run), "--peer", sys.executable, "--length", "6", "--epochs", "3"]
+    words = ["peer_accuracy", str(run), str(run), "--peer", sys.executable, "--length", "6", "--epochs", "3"]
     monkeypatch.setattr(sys, "argv", words)
     assert peer_accuracy.main() == 2
     assert "recgpt evaluate" in capsys.readouterr().err
@@ -73,6 +73,7 @@ def test_runs_beside_a_peer(
     assert peer["ndcg@10"] == pytest.approx(1 / np.log2(3))  # every target is in second place
     assert (peer["recall@10"], peer["epochs"], peer["options"]["length"], peer["options"]["dim"]) == (1.0, 3, 6, 16)
     assert found[str(run)]["minus_rectools"]["ndcg@10"]["difference"] == pytest.approx(own - 1 / np.log2(3))
+    assert found["mean"] == found[str(run)]  # of one run twice
 
 
 def test_runs_of_two_splits_are_refused(tmp_path: Path) -> None:
