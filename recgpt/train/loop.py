@@ -300,7 +300,8 @@ class _Loop:
         exported_step, validation = progress.step, progress.validation
         if self.state.best is not None and progress.best_step is not None:
             self.task.model.load_state_dict(self.state.best)
-            exported_step, validation = progress.best_step, progress.best_validation or validation
+            exported_step = progress.best_step
+            validation = progress.best_validation or validation  # a checkpoint from before it was kept has none
         self.task.model.eval()
         with atomic_dir(self.run_dir / MODEL, "model.safetensors") as temporary, torch.no_grad():
             self.task.export(temporary)
