@@ -19,7 +19,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": " ", ".dat": "::"}
 QUOTED_SUFFIX = ".csv"
 """Files whose fields may stand between double quotes, where a config does not say."""
 SEPARATOR = "\x1f"
-"""ASCII's unit separator stands for a delimiter that is no ASCII character."""
+"""ASCII's unit separator stands for a delimiter that is not one ASCII character."""
 UTF_8 = "utf-8"
 _NEWLINE = 10
 
