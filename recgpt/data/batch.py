@@ -37,7 +37,7 @@ class EventBatch:
         gap: int64 [B, T] buckets of the time since the previous event in the window, 0 = unknown.
         outcomes: name -> float32 [B, T], NaN = unknown.
         context: name -> int64 or float32 [B, T].
-        features: name -> int64 or float32 [U], static features of the items.
+        features: name -> int64 or float32 [U], or int64 [U, W] (categories), static features of the items.
         content: float32 [U, dc] content vectors, NaN rows = none; or None.
         profile: name -> int64 or float32 [B], what is known of the users.
         position: int64 [N] the predicting position of each target, flattened over [B, T + 1].
@@ -251,14 +251,14 @@ def _unknown(column: NDArray) -> int | float:
 
 
 def item_columns(items: ItemTable, hashes: NDArray[np.int64]) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Static features [U] and content vectors [U, dc] of item hashes; unknown items have none."""
+    """Static features [U] or [U, W] and content vectors [U, dc] of item hashes; unknown items have none."""
     if not items.features and items.embedding is None:
         return {}, None
     rows = items.rows(hashes)
     unknown = rows < 0
     features = {}
     for name, column in items.features.items():
-        values = column[rows] if len(column) else np.zeros(len(rows), column.dtype)
+        values = column[rows] if len(column) else np.zeros((len(rows), *column.shape[1:]), column.dtype)
         values[unknown] = _unknown(column)
         features[name] = torch.from_numpy(values)
     content = None

@@ -41,6 +41,23 @@ def hash_ids(values: Sequence[Any] | NDArray) -> NDArray[np.int64]:
     return hashes.view(np.int64)
 
 
+def padded_hashes(row: NDArray[np.int64], hashes: NDArray[np.int64], n_rows: int) -> NDArray[np.int64]:
+    """Lists of hashes as a matrix, int64 [n_rows, W]: each row's distinct ones in their order, then zeros; W >= 1.
+
+    Args:
+        row: int64 [M], ascending: whose each hash is.
+        hashes: int64 [M]; 0 counts for none.
+        n_rows: how many rows there are.
+    """
+    first = np.unique(np.stack((row, hashes)), axis=1, return_index=True)[1]
+    kept = np.sort(first[hashes[first] != 0])
+    row, hashes = row[kept], hashes[kept]
+    count = np.bincount(row, minlength=n_rows)
+    result = np.zeros((n_rows, max(1, count.max(initial=0))), np.int64)
+    result[row, np.arange(len(row)) - (np.cumsum(count) - count)[row]] = hashes
+    return result
+
+
 def _texts(values: Iterable[Any]) -> Iterable[bytes]:
     for value in values:
         if isinstance(value, str):

@@ -26,7 +26,8 @@ class ItemTable:
         valid_candidate, test_candidate: bool [I], whether the item may be recommended at that split.
         category: int64 [I], hash of the category, 0 = unknown.
         title: readable names, or None.
-        features: name -> int64 [I] hashes (categorical, 0 = unknown) or float32 [I] (numeric, NaN = unknown).
+        features: name -> int64 [I] hashes (categorical, 0 = unknown), int64 [I, W] (categories: W of the item that has
+            most, 0 after the last) or float32 [I] (numeric, NaN = unknown).
         embedding: float32 [I, dc] content vectors (a NaN row = none), or None.
     """
 
@@ -74,10 +75,9 @@ class ItemTable:
         if self.title is not None:
             columns["title"] = pa.array(self.title, pa.string())
         for name, values in self.features.items():
-            columns[f"f.{name}"] = pa.array(values)
+            columns[f"f.{name}"] = pa.array(values) if values.ndim == 1 else _rows(values)
         if self.embedding is not None:
-            flat = pa.array(np.ascontiguousarray(self.embedding, np.float32).reshape(-1))
-            columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, self.embedding.shape[1])
+            columns["embedding"] = _rows(self.embedding.astype(np.float32, copy=False))
         return pa.table(columns)
 
     @classmethod
@@ -85,17 +85,12 @@ class ItemTable:
         """The inverse of `to_arrow`."""
         table = table.combine_chunks()
         names = table.column_names
-        embedding = None
-        if "embedding" in names:
-            column = table["embedding"].combine_chunks()
-            width = column.type.list_size
-            embedding = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
         return cls(
             ids=_one_array(table["id"]),
             **{name: _numpy(table[name]) for name in _PLAIN},
             title=table["title"].to_pylist() if "title" in names else None,
             features={name[2:]: _numpy(table[name]) for name in names if name.startswith("f.")},
-            embedding=embedding,
+            embedding=_numpy(table["embedding"]) if "embedding" in names else None,
         )
 
     def write(self, target: str | Path | IO[bytes]) -> None:
@@ -116,5 +111,14 @@ def _one_array(column: pa.ChunkedArray) -> pa.Array:
     return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
 
 
+def _rows(values: NDArray) -> pa.Array:
+    """A matrix as a column of lists of one length."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
+
+
 def _numpy(column: pa.ChunkedArray) -> NDArray:
-    return column.to_numpy()
+    """The inverse of `pa.array` or `_rows`."""
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_numpy()
+    flat = column.combine_chunks().flatten()
+    return flat.to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)

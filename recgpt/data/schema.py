@@ -11,6 +11,7 @@ from recgpt.errors import ConfigError
 TimeUnit = Literal["s", "ms", "us", "ns"]
 OutcomeKind = Literal["binary", "regression", "watch_time"]
 FeatureKind = Literal["categorical", "numeric"]
+ItemFeatureKind = Literal["categorical", "categories", "numeric"]
 
 UNITS_PER_SECOND: dict[str, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 DEFAULT_MEMORY_LIMIT = "2GB"
@@ -68,10 +69,26 @@ class ContextConfig(Section):
 
 
 class FeatureConfig(Section):
-    """One static column of the item table."""
+    """One static column of the user table."""
 
     kind: FeatureKind
     """categorical (integers or text, hashed) or numeric."""
+
+
+class ItemFeatureConfig(Section):
+    """One static column of the item table."""
+
+    kind: ItemFeatureKind
+    """categorical (integers or text, hashed), categories (several of them: genres, tags) or numeric."""
+    separator: str | None = Field(default=None, min_length=1)
+    """What stands between the `categories` of a text, such as `|`; null = the column is a list. Blanks around them are
+    no part of them."""
+
+    @model_validator(mode="after")
+    def _parts_something(self) -> "ItemFeatureConfig":
+        if self.separator is not None and self.kind != "categories":
+            raise ValueError(f"separator: {self.separator!r} parts the values of kind: categories, not of {self.kind}")
+        return self
 
 
 class VectorsConfig(Section):
@@ -96,7 +113,7 @@ class ItemsConfig(Section):
     """A column with one category an item."""
     title: str | None = None
     """A readable name, for people only."""
-    features: dict[str, FeatureConfig] = {}
+    features: dict[str, ItemFeatureConfig] = {}
     """Static columns that enter the item vector."""
     embedding: str | None = None
     """A list<float> column of one width: a content vector; null = none."""
@@ -365,7 +382,7 @@ class DataSchema(Section):
     """Outcome columns and their kinds."""
     context: dict[str, FeatureKind] = {}
     """Context columns and their kinds."""
-    features: dict[str, FeatureKind] = {}
+    features: dict[str, ItemFeatureKind] = {}
     """Static item columns and their kinds."""
     profile: dict[str, FeatureKind] = {}
     """Static user columns and their kinds."""

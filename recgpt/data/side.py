@@ -12,17 +12,20 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recgpt.data.engine import FILE, ROW, Engine
-from recgpt.data.hashing import hash_ids
+from recgpt.data.hashing import hash_ids, padded_hashes
 from recgpt.data.logs import find_files
-from recgpt.data.schema import FormatConfig, ItemsConfig, UsersConfig, VectorsConfig
+from recgpt.data.schema import FeatureConfig, FormatConfig, ItemFeatureConfig, ItemsConfig, UsersConfig, VectorsConfig
 from recgpt.data.source import TextStats, open_source
 from recgpt.data.text import encoder_vectors, ngram_vectors
 from recgpt.errors import ConfigError
 
+MOST_CATEGORIES = 64
+"""Of one item and feature: every item has the room of the one that has most."""
+
 
 @dataclass(kw_only=True)
 class Side:
-    """What a side table says of N ids; rows without an entry hold 0 (categorical) or NaN (numeric)."""
+    """What a side table says of N ids; rows without an entry hold 0 (categorical, categories) or NaN (numeric)."""
 
     features: dict[str, NDArray[Any]] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
@@ -132,11 +135,14 @@ class _Join:
         self.place = self._match(self._ids(config.id))
 
     def features(self) -> dict[str, NDArray[Any]]:
-        """The declared features: int64 hashes [N], 0 = unknown, or float32 [N], NaN = unknown."""
-        return {
-            name: (self.hashes if feature.kind == "categorical" else self._numbers)(name, f"features.{name}")
-            for name, feature in self.declared.items()
-        }
+        """The declared features: int64 hashes [N] or [N, W], 0 = unknown, or float32 [N], NaN = unknown."""
+        return {name: self._feature(name, feature) for name, feature in self.declared.items()}
+
+    def _feature(self, name: str, feature: FeatureConfig | ItemFeatureConfig) -> NDArray[Any]:
+        key = f"features.{name}"
+        if isinstance(feature, ItemFeatureConfig) and feature.kind == "categories":
+            return self._categories(name, key, feature.separator)
+        return self.hashes(name, key) if feature.kind == "categorical" else self._numbers(name, key)
 
     def texts(self, name: str) -> list[str | None]:
         """A readable column [N], None where there is none."""
@@ -160,7 +166,7 @@ class _Join:
         return [" ".join(text for text in texts or () if text) for texts in found] if many else found
 
     def _ids(self, name: str) -> pa.Array:
-        column = self._category_column(name, "id")
+        column = self._category_column(_combine(self.rows[name]), name, "id")
         if column.null_count:
             self.warnings.append(f"{column.null_count:,} rows of data.{self.kind} have a null or empty id: ignored")
         if pa.types.is_integer(column.type) != pa.types.is_integer(self.ids.type):
@@ -188,9 +194,8 @@ class _Join:
             self.warnings.append(f"{unseen:,} {self.what} of data.{self.kind} have no event in the log: left out")
         return place
 
-    def _category_column(self, name: str, key: str) -> pa.Array:
-        """A column as int64 or text, null where null or empty."""
-        column = _combine(self.rows[name])
+    def _category_column(self, column: pa.Array, name: str, key: str) -> pa.Array:
+        """A column, or the values of its lists, as int64 or text, null where null or empty."""
         kind = column.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             column = pc.if_else(pc.equal(column, ""), pa.scalar(None, kind), column)
@@ -220,10 +225,37 @@ class _Join:
     def hashes(self, name: str, key: str) -> NDArray[np.int64]:
         """A categorical column as hashes, int64 [N], 0 = unknown."""
         codes = self._whole_numbers(name)
-        coded = (self._category_column(name, key) if codes is None else codes).dictionary_encode()
-        hashes = np.append(hash_ids(coded.dictionary), 0)
-        codes = pc.fill_null(coded.indices.take(self.place), len(hashes) - 1)
-        return hashes[codes.to_numpy(zero_copy_only=False)]
+        column = self._category_column(_combine(self.rows[name]), name, key) if codes is None else codes
+        return _hashed(column, self.place)
+
+    def _categories(self, name: str, key: str, separator: str | None) -> NDArray[np.int64]:
+        """A column of lists as hashes, int64 [N, W]: an item's distinct values in their order, then zeros."""
+        lists = self._lists(_combine(self.rows[name]), name, key, separator).take(self.place)
+        row = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False).astype(np.int64)
+        hashes = _hashed(self._category_column(pc.list_flatten(lists), name, key))
+        result = padded_hashes(row, hashes, len(lists))
+        if result.shape[1] > MOST_CATEGORIES:
+            example = self.ids[int(np.argmax(result[:, -1] != 0))].as_py()
+            told = (
+                f"holds {result.shape[1]} values for {self.what[:-1]} {example!r}; at most {MOST_CATEGORIES} are read"
+            )
+            raise self._error(key, name, f"{told}, so keep those that say most")
+        return result
+
+    def _lists(self, column: pa.Array, name: str, key: str, separator: str | None) -> pa.Array:
+        kind = column.type
+        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        if is_text and separator is not None:
+            parted = pc.split_pattern(column.cast("string"), separator)
+            return pa.ListArray.from_arrays(
+                parted.offsets, pc.utf8_trim_whitespace(parted.values), mask=parted.is_null()
+            )
+        if separator is not None:
+            raise self._error(key, name, f"is {kind}, which separator: {separator!r} does not part; drop it")
+        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+            remedy = "tell its separator, such as '|'" if is_text else "declare it categorical"
+            raise self._error(key, name, f"is {kind}, not a list; {remedy}")
+        return column
 
     def _numbers(self, name: str, key: str) -> NDArray[np.float32]:
         column = _combine(self.rows[name])
@@ -269,6 +301,14 @@ class _Join:
                 f" ({int(broken.sum()):,} {self.what}); write a null vector where there is none"
             )
         return result
+
+
+def _hashed(column: pa.Array, place: pa.Array | None = None) -> NDArray[np.int64]:
+    """Hashes of int64 or text, 0 = null; at these places, where some are told (null: 0 too)."""
+    coded = column.dictionary_encode()
+    hashes = np.append(hash_ids(coded.dictionary), 0)
+    indices = coded.indices if place is None else coded.indices.take(place)
+    return hashes[pc.fill_null(indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]
 
 
 def _combine(column: pa.ChunkedArray) -> pa.Array:

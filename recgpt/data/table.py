@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recgpt.data.columns import END_OF_TIME, FLOAT32_MAX, INT64_MAX
 from recgpt.data.events import NO_TIME, Events
-from recgpt.data.hashing import hash_ids
+from recgpt.data.hashing import hash_ids, padded_hashes
 from recgpt.data.schema import UNITS_PER_SECOND, DataSchema, time_point
 from recgpt.errors import ConfigError
 
@@ -163,12 +163,13 @@ def read_features(table: Any, schema: DataSchema, count: int) -> tuple[dict[str,
     """Static features of `count` items and their content vectors, as far as the table has them.
 
     Args:
-        table: one row an item; the schema's features by name, and `embedding`, a list of numbers (null = none).
+        table: one row an item; the schema's features by name (of `categories`, a list an item), and `embedding`, a list
+            of numbers (null = none).
         schema: names, kinds and the vectors' width dc.
         count: C, the rows it must have.
 
     Returns:
-        name -> int64 [C] hashes or float32 [C], and float32 [C, dc] (NaN rows = none) or None.
+        name -> int64 [C] or [C, W] hashes or float32 [C], and float32 [C, dc] (NaN rows = none) or None.
 
     Raises:
         ConfigError: a wrong number of rows, a misspelt column, a value or vector that is not allowed.
@@ -206,7 +207,20 @@ def _column(arrow: pa.Table, name: str, kind: str, where: str) -> NDArray:
         if where in SIDE_TABLES and pa.types.is_floating(column.type) and _whole(column):
             column = column.cast(pa.int64())
         return _hashes(column, f"{where}.{name}", required=False)
+    if kind == "categories":
+        return _categories(column, f"{where}.{name}")
     return _numbers(column, f"{where}.{name}", kind)
+
+
+def _categories(column: pa.ChunkedArray, where: str) -> NDArray[np.int64]:
+    """Lists of categories as hashes [C, W], 0 after the last; null = none."""
+    if pa.types.is_null(column.type):
+        return np.zeros((len(column), 1), np.int64)
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        raise ConfigError(f"{where}: type {column.type} is no list; give a list of integers or strings for each item")
+    whole = pa.concat_arrays(column.chunks)
+    hashes = _hashes(pa.chunked_array([pc.list_flatten(whole)]), where, required=False)
+    return padded_hashes(pc.list_parent_indices(whole).to_numpy(), hashes, len(whole))
 
 
 def _refuse(column: pa.ChunkedArray, bad: NDArray[np.bool_], where: str, says: str, remedy: str) -> None:

@@ -19,6 +19,9 @@ FILES = 40
 ROWS = 100_000
 SHARED = 0.5
 """Part of the log's ids that a table must hold."""
+SEPARATORS = "|;,"
+PARTED, REPEATED = 0.2, 5
+"""Several values in a text: the part of its distinct texts that hold the separator; how often a value occurs there."""
 
 
 @dataclass
@@ -34,7 +37,7 @@ class Side:
         settings: the `format` section of a text file.
         title, category, embedding: columns, or None.
         text: columns whose words tell what an item is.
-        features: column -> (kind, what it looks like).
+        features: column -> (its settings, what it looks like).
         rest: column -> what it looks like, or why it is left out.
         counts: columns that may count what happened in the time that is tested on.
     """
@@ -48,7 +51,7 @@ class Side:
     category: str | None = None
     embedding: str | None = None
     text: list[str] = field(default_factory=list)
-    features: dict[str, tuple[str, str]] = field(default_factory=dict)
+    features: dict[str, tuple[dict[str, str], str]] = field(default_factory=dict)
     rest: dict[str, str] = field(default_factory=dict)
     counts: list[str] = field(default_factory=list)
     by_chance: bool = False
@@ -126,6 +129,8 @@ def _place(side: Side, key: str, column: Column, table: Sample) -> None:
         side.text.append(name)
     if key == "items" and column.kind == "list" and side.embedding is None and "float" in column.stored:
         side.embedding = name
+    elif key == "items" and column.kind == "list" and "string" in column.stored:
+        side.features[name] = ({"kind": "categories"}, note)
     elif column.kind in ("list", "other", "moment") or column.distinct < 2:
         side.rest[name] = note
     elif key == "items" and column.kind == "text" and side.title is None and words & {"title", "name", "headline"}:
@@ -137,17 +142,30 @@ def _place(side: Side, key: str, column: Column, table: Sample) -> None:
     elif column.nans or column.odd:
         side.rest[name] = f"{note}; write null (or nothing) where it is unknown"
     elif column.kind == "float" or (column.kind == "integer" and (many or words & names.NUMBERS) and "id" not in words):
-        side.features[name] = ("numeric", note)
+        side.features[name] = ({"kind": "numeric"}, note)
+    elif key == "items" and column.kind == "text" and (separator := _separator(column)) is not None:
+        side.features[name] = ({"kind": "categories", "separator": separator}, note)
     elif column.kind == "text" and many:
         side.rest[name] = f"{note}; {'almost every' if column.distinct < column.known else 'every'} row has its own"
     else:
-        side.features[name] = ("categorical", note)
+        side.features[name] = ({"kind": "categorical"}, note)
         if (
             key == "items"
             and side.category is None
             and words & {"category", "cat", "genre", "genres", "brand", "topic"}
         ):
             side.category = name
+
+
+def _separator(column: Column) -> str | None:
+    """What stands between the several values of a text, which come again in other texts; None = it is one value."""
+    texts = column.coded[1]
+    for separator in SEPARATORS:
+        parted = pc.sum(pc.match_substring(texts, separator)).as_py() or 0
+        values = pc.utf8_trim_whitespace(pc.list_flatten(pc.split_pattern(texts, separator)))
+        if parted >= max(2, PARTED * len(texts)) and len(values) >= REPEATED * len(values.unique()):
+            return separator
+    return None
 
 
 def _in_words(column: Column) -> bool:
@@ -173,7 +191,7 @@ def side_lines(key: str, side: Side, quote: Any, flow: Any) -> list[str]:
         lines += [f"  {role}: {quote(name)}"] if name is not None else []
     if side.features:
         lines.append("  features:")
-        lines += [f"    {quote(name)}: {{kind: {kind}}}  # {note}" for name, (kind, note) in side.features.items()]
+        lines += [f"    {quote(name)}: {flow(feature)}  # {note}" for name, (feature, note) in side.features.items()]
     lines += [f"    # {quote(name)}: {note}" for name, note in side.rest.items()]
     if side.text and side.embedding is None:
         named = ", ".join(quote(name) for name in side.text)

@@ -23,6 +23,7 @@ from recgpt.data.batch import item_columns
 from recgpt.data.items import ItemTable
 from recgpt.errors import ConfigError
 from recgpt.nn.content import says_something
+from recgpt.nn.features import is_known
 
 ID, CONTENT = "id", "content"
 """Names of the features that are no columns (`feature:` stands before those that are)."""
@@ -141,7 +142,7 @@ def knows_any(hashes: Tensor, features: Mapping[str, Tensor], content: Tensor | 
         known = known | says_something(content)
     for name, column in features.items():
         if f"feature:{name}" in names:
-            known = known | (~column.isnan() if column.is_floating_point() else column != 0)
+            known = known | is_known(column)
     return known
 
 
@@ -224,6 +225,8 @@ def feature_classes(items: ItemTable, name: str, rows: NDArray[np.int64]) -> NDA
             return np.full(len(column), -1)
         edges = np.unique(np.quantile(column[known], np.arange(1, QUANTILES) / QUANTILES))
         return np.where(known, np.searchsorted(edges, column, side="right"), -1)
+    if column.ndim == 2:  # of several categories, all of them together are one value
+        column = column.sum(1)
     values, place, count = np.unique(column, return_inverse=True, return_counts=True)
     count[values == 0] = 0
     code = np.full(len(values), CLASSES)

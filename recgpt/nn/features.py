@@ -28,6 +28,25 @@ class CategoricalEmbedding(HashEmbedding):
         super().__init__(IdEmbeddingConfig(rows=rows, n_hashes=2), dim, std=std)
 
 
+class CategoriesEmbedding(nn.Module):
+    """Several categories of one feature, such as genres: their sum over the root of their number.
+
+    So an item of many is no longer than one of few.
+
+    Args:
+        one: the embedding of a single category, int64 [...] -> [..., D].
+    """
+
+    def __init__(self, one: nn.Module) -> None:
+        super().__init__()
+        self.one = one
+
+    def forward(self, values: Tensor) -> Tensor:
+        """int64 [..., W], 0 = none -> [..., D]."""
+        count = (values != 0).sum(-1, keepdim=True).clamp(min=1)
+        return self.one(values).sum(-2) * count.rsqrt()
+
+
 class BinaryEmbedding(nn.Module):
     """A yes/no outcome: one vector each, none where unknown.
 
@@ -45,10 +64,6 @@ class BinaryEmbedding(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """float32 [...] of 0, 1 or NaN (unknown) -> [..., D]."""
         return self.table((values.nan_to_num(-1.0) + 1).long())
-
-
-FEATURE_EMBEDDINGS: dict[str, type[nn.Module]] = {"categorical": CategoricalEmbedding, "binary": BinaryEmbedding}
-"""Kinds of features with one embedding; the others (numeric, regression, watch_time) are numbers."""
 
 
 def feature_modules(
@@ -70,8 +85,16 @@ def feature_modules(
     numbers = NUMERIC_EMBEDDINGS[numeric]
     modules: dict[str, nn.Module] = {}
     for name, kind in kinds.items():
-        if kind == "categorical" and category is not None:
-            modules[name] = category(name, dim)
+        if kind in ("categorical", "categories"):
+            one = CategoricalEmbedding(dim, std=std) if category is None else category(name, dim)
+            modules[name] = CategoriesEmbedding(one) if kind == "categories" else one
         else:
-            modules[name] = FEATURE_EMBEDDINGS.get(kind, numbers)(dim, std=std)
+            modules[name] = BinaryEmbedding(dim, std) if kind == "binary" else numbers(dim, std=std)
     return nn.ModuleDict(modules)
+
+
+def is_known(values: Tensor) -> Tensor:
+    """Of a feature's values [U] or [U, W], which items' are known: bool [U]."""
+    if values.is_floating_point():
+        return ~values.isnan()
+    return (values != 0) if values.ndim == 1 else (values != 0).any(1)

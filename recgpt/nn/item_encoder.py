@@ -9,7 +9,7 @@ from recgpt.data.items import ItemTable
 from recgpt.data.schema import DataSchema
 from recgpt.errors import ConfigError
 from recgpt.nn.content import ContentConfig, ContentEmbedding, says_something
-from recgpt.nn.features import feature_modules
+from recgpt.nn.features import feature_modules, is_known
 from recgpt.nn.ids import IdEmbedding
 from recgpt.nn.numbers import NumericKind
 
@@ -75,6 +75,5 @@ class ItemEncoder(nn.Module):
             known |= says_something(content)
         for name in self.features:
             if name in features:
-                values = features[name]
-                known |= ~values.isnan() if values.is_floating_point() else values != 0
+                known |= is_known(features[name])
         return known

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 
 from recgpt.api import RecGPT
 from recgpt.data.events import Events
@@ -31,7 +32,7 @@ def schema(**changes: Any) -> DataSchema:
         "time_unit": "s",
         "outcomes": {"click": "binary", "seconds": "watch_time"},
         "context": {"device": "categorical", "volume": "numeric"},
-        "features": {"brand": "categorical"},
+        "features": {"brand": "categorical", "tags": "categories"},
         "profile": {"country": "categorical", "age": "numeric"},
         "content_dim": 6,
         "has_time": True,
@@ -54,9 +55,15 @@ def items(n: int = N_ITEMS, untrained: int = 0, seed: int = 0) -> ItemTable:
         test_candidate=np.ones(n, bool),
         category=hash_ids([f"category {i % 5}" for i in ids]),
         title=[f"item {i}" for i in ids],
-        features={"brand": hash_ids([f"brand {i % 7}" for i in ids])},
+        features={"brand": hash_ids([f"brand {i % 7}" for i in ids]), "tags": tags(n)},
         embedding=rng.normal(size=(n, 6)).astype(np.float32),
     )
+
+
+def tags(n: int) -> NDArray[np.int64]:
+    """Three, two, one or no tags of n items, int64 [n, 3]."""
+    found = hash_ids([f"tag {(i + place * (1 + i % 3)) % 5}" for i in range(n) for place in range(3)]).reshape(n, 3)
+    return np.where(np.arange(3) < 3 - np.arange(n)[:, None] % 4, found, 0)
 
 
 def recgpt(seed: int = 0, untrained: int = 0, log: DataSchema | None = None, **changes: Any) -> RecGPT:

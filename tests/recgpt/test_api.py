@@ -127,7 +127,7 @@ def test_item_vectors_are_unit_and_in_order() -> None:
 
 def test_an_untrained_item_is_scored_by_its_content_alone() -> None:
     model = recgpt(untrained=2)
-    content = {"embedding": [model.items.embedding[38].tolist()], "brand": ["brand 3"]}
+    content = {"embedding": [model.items.embedding[38].tolist()], "brand": ["brand 3"], "tags": [["tag 3"]]}
     own = model.item_vectors([38])
     torch.testing.assert_close(own, model.item_vectors(["never seen"], content))
     assert not torch.allclose(own, recgpt().item_vectors([38]))

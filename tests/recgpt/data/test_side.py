@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from recgpt.data.hashing import hash_id
-from recgpt.data.schema import DataConfig
+from recgpt.data.schema import DataConfig, ItemFeatureConfig
 from recgpt.data.text import ngram_vectors
 from tests.recgpt.data.logfiles import config, refused, run, write_parquet, write_text
 
@@ -262,6 +262,56 @@ def test_large_and_fixed_lists(tmp_path, log):
     large = pa.array(SIDE["vector"], pa.large_list(pa.float64()))
     other = run(tmp_path, log, items=SECTION | {"path": side(tmp_path, vector=large)}).items.embedding
     np.testing.assert_array_equal(fixed, other)
+
+
+TAGS = [["a", "b", "a"], ["c"], [], None, ["b"]]
+JOINED = ["a| b |a", "c", "|", None, "b"]
+
+
+@pytest.mark.parametrize(
+    ("values", "separator"),
+    [(TAGS, None), (pa.array(TAGS, pa.large_list(pa.large_string())), None), (JOINED, "|")],
+)
+def test_several_categories(tmp_path, log, values, separator):
+    feature = {"kind": "categories", "separator": separator}
+    section = {"path": side(tmp_path, tags=values), "id": "id", "features": {"tags": feature}}
+    prepared = run(tmp_path, log, items=section)
+    expected = [[hash_id("c"), 0], [0, 0], [hash_id("a"), hash_id("b")]]  # of 10, 20 and 30
+    np.testing.assert_array_equal(by_item(prepared.items, prepared.items.features["tags"]), expected)
+    assert prepared.schema.features == {"tags": "categories"}
+
+
+def test_several_categories_of_a_text_table_and_lists_of_integers(tmp_path, log):
+    path = write_text(tmp_path / "side.csv", "id;genres\n10;7, 8\n20;\n30;8\n")
+    section = {"path": path, "id": "id", "format": {"delimiter": ";"}}
+    text = run(tmp_path, log, items=section | {"features": {"genres": {"kind": "categories", "separator": ","}}}).items
+    assert by_item(text, text.features["genres"]).tolist() == [[hash_id(7), hash_id(8)], [0, 0], [hash_id(8), 0]]
+    section = {"path": side(tmp_path, genres=[[8], [7, 8], None, None, None]), "id": "id"}
+    lists = run(tmp_path, log, items=section | {"features": {"genres": {"kind": "categories"}}}).items
+    np.testing.assert_array_equal(lists.features["genres"], text.features["genres"])
+
+
+@pytest.mark.parametrize(
+    ("values", "separator", "told"),
+    [
+        (["a|b"] * 5, None, "column 'tags' is string, not a list; tell its separator, such as '|'"),
+        ([1, 2, 3, 4, 5], None, "column 'tags' is int64, not a list; declare it categorical"),
+        (TAGS, "|", "which separator: '|' does not part; drop it"),
+        ([[0.5]] * 5, None, "column 'tags' is double; integers or text are needed"),
+        ([list("abc"), [str(n) for n in range(65)]] + [["d"]] * 3, None, "holds 65 values for item 10; at most 64"),
+    ],
+)
+def test_bad_categories(tmp_path, log, values, separator, told):
+    feature = {"kind": "categories", "separator": separator}
+    section = {"path": side(tmp_path, tags=values), "id": "id", "features": {"tags": feature}}
+    line = refused(tmp_path, log, items=section)
+    assert line.startswith("data.items.features.tags: ")
+    assert told in line
+
+
+def test_a_separator_parts_categories_alone():
+    with pytest.raises(ValueError, match="separator: '|' parts the values of kind: categories, not of categorical"):
+        ItemFeatureConfig.model_validate({"kind": "categorical", "separator": "|"})
 
 
 @pytest.mark.parametrize("table", ["items", "users"])

@@ -165,12 +165,20 @@ def test_features_by_hand() -> None:
     np.testing.assert_array_equal(features["price"], np.array([2, np.nan], np.float32))
     assert content is None
     assert read_features({"embedding": np.ones((3, 2))}, log, 3)[1].tolist() == [[1, 1]] * 3
+    features, _ = read_features({"tags": [["b", "a", "b"], None, ["3"]]}, schema(), 3)
+    assert features["tags"].tolist() == [[hash_id("b"), hash_id("a")], [0, 0], [hash_id(3), 0]]
+    assert read_features({"tags": [None, None]}, schema(), 2)[0]["tags"].tolist() == [[0], [0]]
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
         ({"brand": ["x"]}, "features: 1 rows for 2 items; give one row an item"),
+        (
+            {"tags": ["x", "y"]},
+            r"features\.tags: type string is no list; give a list of integers or strings for each item",
+        ),
+        ({"tags": [[0.5], []]}, r"features\.tags: ids are floating point"),
         ({"brnd": ["x", "y"]}, r"features\.brnd: .*did you mean 'brand'"),
         ({"embeding": [[1.0] * 6] * 2}, r"features\.embeding: .*did you mean 'embedding'"),
         ({"embedding": [[1.0] * 6, [1.0]]}, r"features\.embedding: 1 numbers at row 1; the model reads 6 numbers"),

@@ -284,8 +284,9 @@ def test_text_columns_are_offered_as_content(tmp_path: Path) -> None:
 def test_side_tables_beside_a_text_log(tmp_path: Path) -> None:
     rows = visits()
     write(tmp_path / "log.csv", NAMES, rows)
-    header = ["item_id", "title", "category", "price", "views", "constant"]
-    write(tmp_path / "items.tsv", header, [[n, f"The {n}", f"c{n % 4}", n / 2, n, 1] for n in range(60)], "\t")
+    header = ["item_id", "title", "category", "price", "views", "constant", "tags"]
+    described = [[n, f"The {n}", f"c{n % 4}", n / 2, n, 1, f"t{n % 3}, t{n % 7}"] for n in range(60)]
+    write(tmp_path / "items.tsv", header, described, "\t")
     write(tmp_path / "people.csv", ["user", "age", "town"], [[n, 20 + n, f"t{n % 3}"] for n in range(25)], ";")
     write(tmp_path / "other.csv", ["item", "note"], [[row[1], "x"] for row in rows])  # an item in many rows
     write(tmp_path / "few.csv", ["item", "note"], [[n, "x"] for n in range(5)])
@@ -302,13 +303,21 @@ def test_side_tables_beside_a_text_log(tmp_path: Path) -> None:
         "id": "item_id",
         "title": "title",
         "category": "category",
-        "features": {"category": {"kind": "categorical"}, "price": {"kind": "numeric"}},
+        "features": {
+            "category": {"kind": "categorical"},
+            "price": {"kind": "numeric"},
+            "tags": {"kind": "categories", "separator": ","},
+        },
     }
     assert data["users"]["format"] == {"delimiter": ";"}
     assert data["users"]["features"] == {"age": {"kind": "numeric"}, "town": {"kind": "categorical"}}
     found = prepared(config)
     assert found.items.title is not None
-    assert set(found.items.features) == {"category", "price"}
+    assert {name: column.ndim for name, column in found.items.features.items()} == {
+        "category": 1,
+        "price": 1,
+        "tags": 2,
+    }
 
 
 # -- files and the command line ----------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ MakeRun = Callable[..., TrainedRun]
 
 def test_parts_of_an_item_are_told_apart() -> None:
     made = recgpt()
-    assert set(item_parts(made.model)) == {"id", "content", "features.brand"}
+    assert set(item_parts(made.model)) == {"id", "content", "features.brand", "features.tags"}
     found = look_at_items(made.model, made.items, made.items.trained)["vectors"]
-    assert set(found) == {"id", "content", "features.brand", "unnormalised", "item"}
+    assert set(found) == {"id", "content", "features.brand", "features.tags", "unnormalised", "item"}
     assert all(part["n"] == len(made.items.trained) for part in found.values())
     assert found["item"]["length"] == pytest.approx(1, abs=1e-5)
     assert found["content"]["effective_rank"] < 6.01  # as wide as the content vectors

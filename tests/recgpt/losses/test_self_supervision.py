@@ -92,6 +92,9 @@ def test_feature_classes() -> None:
     brand = feature_classes(items, "feature:brand", rows)
     assert brand[3] == -1
     assert brand.tolist() == [1, 1, 0, -1, 0, 0, 2, 2] or brand.tolist() == [2, 2, 0, -1, 0, 0, 1, 1]
+    tags = table(8, tags=np.array([[5, 6], [6, 5], [5, 0], [0, 0], [5, 6], [5, 6], [5, 0], [7, 5]]))
+    assert len(np.unique(feature_classes(tags, "feature:tags", rows), return_index=True)[1]) == 4  # -1 and three sets
+    assert feature_classes(tags, "feature:tags", rows)[[0, 1, 3, 4]].tolist() == [0, 0, -1, 0]
     many = table(60, brand=rare + 100 * (np.arange(60) % 2))  # 60 values: 32 are told apart, the rest are one class
     assert len(np.unique(feature_classes(many, "feature:brand", np.arange(60)))) == 33
 
@@ -143,16 +146,16 @@ def test_a_split_hides_half_rounded_up(masking: str, n_features: int) -> None:
 
 
 def test_random_splits_hide_every_feature_equally_often() -> None:
-    task = SelfSupervision(config(), builders.items())  # id, content, brand: two of three are hidden
+    task = SelfSupervision(config(), builders.items())  # id, content, brand, tags: two of four are hidden
     torch.manual_seed(0)
     n = 3000
     counts = {name: 0 for name in task.names}
     for _ in range(n):
         for name in task.split():
             counts[name] += 1
-    assert set(counts) == {ID, CONTENT, "feature:brand"}
+    assert set(counts) == {ID, CONTENT, "feature:brand", "feature:tags"}
     for count in counts.values():
-        assert count == pytest.approx(n * 2 / 3, abs=4 * math.sqrt(n * 2 / 9))
+        assert count == pytest.approx(n / 2, abs=4 * math.sqrt(n / 4))
 
 
 def test_correlated_splits_hide_the_seed_and_what_tells_most_about_it() -> None:

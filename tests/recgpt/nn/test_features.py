@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from recgpt.nn.features import BinaryEmbedding, CategoricalEmbedding, feature_modules
+from recgpt.nn.features import BinaryEmbedding, CategoricalEmbedding, feature_modules, is_known
 from recgpt.nn.numbers import NUMERIC_EMBEDDINGS
 
 KINDS = {"a": "categorical", "b": "binary", "c": "numeric", "d": "regression", "e": "watch_time"}
@@ -38,6 +38,15 @@ def test_categories_of_both_signs_spread_over_the_table() -> None:
     distinct = len(vectors.round(decimals=6).unique(dim=0))
     # 999 draws of 2,016 pairs (1 in 2,048 each) and 64 twins (1 in 4,096): 792 different ones, and zero
     assert distinct == pytest.approx(793, abs=50)
+
+
+def test_several_categories_are_a_sum_over_the_root_of_their_number() -> None:
+    one, several = (feature_modules({"tags": kind}, 8, std=0.5)["tags"] for kind in ("categorical", "categories"))
+    several.load_state_dict({f"one.{name}": value for name, value in one.state_dict().items()})
+    a, b, c = one(torch.tensor([7, -8, 9]))
+    vectors = several(torch.tensor([[7, 0, 0], [7, -8, 0], [9, 7, -8], [0, 0, 0]]))
+    torch.testing.assert_close(vectors, torch.stack((a, (a + b) / 2**0.5, (a + b + c) / 3**0.5, torch.zeros(8))))
+    assert is_known(torch.tensor([[0, 0], [0, 3], [4, 0]])).tolist() == [False, True, True]
 
 
 def test_binary_values_have_a_vector_each() -> None:

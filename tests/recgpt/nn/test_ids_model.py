@@ -115,7 +115,7 @@ def test_going_on_with_another_way_to_find_rows_is_refused() -> None:
 def test_one_table_serves_ids_and_all_categorical_features() -> None:
     model: Any = model_of("unified").model
     shared = [m for m in model.modules() if isinstance(m, UnifiedFeature)]
-    assert len(shared) == 4  # the item, its brand, the device, the country
+    assert len(shared) == 5  # the item, its brand and its tags, the device, the country
     tables = {name: p.numel() for name, p in model.named_parameters() if name.endswith("table.table.weight")}
     assert tables == {"items.id.table.table.weight": 97 * 16}
     twin = copy.deepcopy(model)

@@ -45,7 +45,10 @@ def requests(seed: int = 1) -> tuple[Tensor, Requests]:
         item=torch.randint(-(2**63), 2**63 - 1, (N,)).masked_fill(unknown, 0),
         hour=torch.randint(N_HOURS, (N,)),
         gap=torch.randint(N_GAP_BUCKETS, (N,)),
-        features={"brand": torch.randint(2**40, (N,)).masked_fill(unknown.flip(0), 0)},
+        features={
+            "brand": torch.randint(2**40, (N,)).masked_fill(unknown.flip(0), 0),
+            "tags": torch.randint(2**40, (N, 3)).masked_fill(torch.rand(N, 3) < 0.3, 0),
+        },
         context={
             "device": torch.randint(2**40, (N,)).masked_fill(unknown.roll(2), 0),
             "volume": torch.randn(N).masked_fill(unknown.roll(4), math.nan),
@@ -67,7 +70,7 @@ def test_logits_are_the_formula(behaviour: str, softmax: bool) -> None:
         [drawn] = made.behaviour(made.behaviour.read(own[None]), *at, encoded[None])
         q, v = root * asked.query[row], root * asked.vector[row]
         joined = [own[0], q, v, q * v, drawn, encoded, root * made.id(asked.item[row])]
-        joined += [root * made.features["brand"](asked.features["brand"][row])]
+        joined += [root * made.features[name](asked.features[name][row]) for name in ("brand", "tags")]
         joined += [root * made.context[name](asked.context[name][row]) for name in ("device", "volume")]
         assert made.gap is not None
         assert made.hour is not None
@@ -95,11 +98,12 @@ def test_everything_reaches_the_logits() -> None:
     base = made(made.read(hidden), asked)
     changes = {name: getattr(asked, name).roll(1, 0) for name in ("query", "vector", "encoded", "item", "hour", "gap")}
     changes |= {"visible": asked.visible % POSITIONS + 1, "state": (asked.state + 1) % STATES}
-    changes["features"] = {"brand": asked.features["brand"].roll(1)}
-    for name in ("device", "volume"):
-        changes[name] = {**asked.context, name: asked.context[name].roll(1)}
+    columns = {name: field for field in ("features", "context") for name in getattr(asked, field)}
+    for name, field in columns.items():
+        known = getattr(asked, field)
+        changes[name] = {**known, name: known[name].roll(1, 0)}
     for name, value in changes.items():
-        field = "context" if name in asked.context else name
+        field = columns.get(name, name)
         other = made(made.read(hidden), replace(asked, **{field: value}))
         assert (other - base).abs().max() > 1e-3, name
 
@@ -112,7 +116,7 @@ def test_what_is_unknown_adds_nothing() -> None:
         item=nothing,
         hour=nothing,
         gap=nothing,
-        features={"brand": nothing},
+        features={"brand": nothing, "tags": nothing[:, None].expand(-1, 3)},
         context={"device": nothing, "volume": torch.full((N,), math.nan)},
     )
     found = made(made.read(hidden), blank)
