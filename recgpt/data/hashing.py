@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from recgpt.errors import ConfigError
 
+MOST_CATEGORIES = 64
+"""Of one item and feature: in memory every item has the room of the one that has most."""
+
 
 def hash_id(value: int | str) -> int:
     """Hash one id as a signed 64-bit integer.
@@ -41,19 +44,30 @@ def hash_ids(values: Sequence[Any] | NDArray) -> NDArray[np.int64]:
     return hashes.view(np.int64)
 
 
-def padded_hashes(row: NDArray[np.int64], hashes: NDArray[np.int64], n_rows: int) -> NDArray[np.int64]:
-    """Lists of hashes as a matrix, int64 [n_rows, W]: each row's distinct ones in their order, then zeros; W >= 1.
+def distinct_hashes(row: NDArray[np.int64], hashes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Each row's hashes once, where they come first, and no 0.
 
     Args:
         row: int64 [M], ascending: whose each hash is.
         hashes: int64 [M]; 0 counts for none.
-        n_rows: how many rows there are.
     """
-    first = np.unique(np.stack((row, hashes)), axis=1, return_index=True)[1]
+    order = np.lexsort((hashes, row))  # stable: the first of equal ones stays the first
+    new = np.ones(len(order), np.bool_)
+    new[1:] = (np.diff(row[order]) != 0) | (np.diff(hashes[order]) != 0)
+    first = order[new]
     kept = np.sort(first[hashes[first] != 0])
-    row, hashes = row[kept], hashes[kept]
-    count = np.bincount(row, minlength=n_rows)
-    result = np.zeros((n_rows, max(1, count.max(initial=0))), np.int64)
+    return row[kept], hashes[kept]
+
+
+def padded_hashes(row: NDArray[np.int64], hashes: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Lists of hashes as a matrix, int64 [N, W]: each row's in their order, then zeros; W >= 1.
+
+    Args:
+        row: int64 [M], ascending: whose each hash is.
+        hashes: int64 [M].
+        count: int64 [N], how many each row has.
+    """
+    result = np.zeros((len(count), max(1, count.max(initial=0))), np.int64)
     result[row, np.arange(len(row)) - (np.cumsum(count) - count)[row]] = hashes
     return result
 

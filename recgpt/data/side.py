@@ -12,15 +12,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recgpt.data.engine import FILE, ROW, Engine
-from recgpt.data.hashing import hash_ids, padded_hashes
+from recgpt.data.hashing import MOST_CATEGORIES, distinct_hashes, hash_ids, padded_hashes
 from recgpt.data.logs import find_files
 from recgpt.data.schema import FeatureConfig, FormatConfig, ItemFeatureConfig, ItemsConfig, UsersConfig, VectorsConfig
 from recgpt.data.source import TextStats, open_source
 from recgpt.data.text import encoder_vectors, ngram_vectors
 from recgpt.errors import ConfigError
-
-MOST_CATEGORIES = 64
-"""Of one item and feature: every item has the room of the one that has most."""
 
 
 @dataclass(kw_only=True)
@@ -194,12 +191,12 @@ class _Join:
             self.warnings.append(f"{unseen:,} {self.what} of data.{self.kind} have no event in the log: left out")
         return place
 
-    def _category_column(self, column: pa.Array, name: str, key: str) -> pa.Array:
+    def _category_column(self, column: pa.Array, name: str, key: str, listed: bool = False) -> pa.Array:
         """A column, or the values of its lists, as int64 or text, null where null or empty."""
         kind = column.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             column = pc.if_else(pc.equal(column, ""), pa.scalar(None, kind), column)
-            stat = self.stats.get(name)
+            stat = None if listed else self.stats.get(name)
             return column.cast("int64") if stat is not None and stat.is_integer else column.cast("string")
         if pa.types.is_boolean(kind):
             return column.cast("int64")
@@ -208,7 +205,8 @@ class _Join:
                 return column.cast("int64")
             except pa.ArrowInvalid as error:
                 raise self._error(key, name, "has values above 2^63-1; write it as text") from error
-        raise self._error(key, name, f"is {kind}; integers or text are needed, so cast it to one")
+        is_kind = f"holds lists of {kind}" if listed else f"is {kind}"
+        raise self._error(key, name, f"{is_kind}; integers or text are needed, so cast it to one")
 
     def _whole_numbers(self, name: str) -> pa.Array | None:
         """A floating point column as int64 if it holds codes: integers with nulls, as pandas writes them."""
@@ -232,30 +230,39 @@ class _Join:
         """A column of lists as hashes, int64 [N, W]: an item's distinct values in their order, then zeros."""
         lists = self._lists(_combine(self.rows[name]), name, key, separator).take(self.place)
         row = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False).astype(np.int64)
-        hashes = _hashed(self._category_column(pc.list_flatten(lists), name, key))
-        result = padded_hashes(row, hashes, len(lists))
-        if result.shape[1] > MOST_CATEGORIES:
-            example = self.ids[int(np.argmax(result[:, -1] != 0))].as_py()
+        row, hashes = distinct_hashes(row, _hashed(self._category_column(pc.list_flatten(lists), name, key, True)))
+        count = np.bincount(row, minlength=len(lists))
+        if count.max(initial=0) > MOST_CATEGORIES:
+            example = self.ids[int(count.argmax())].as_py()
             told = (
-                f"holds {result.shape[1]} values for {self.what[:-1]} {example!r}; at most {MOST_CATEGORIES} are read"
+                f"holds {count.max():,} values for {self.what[:-1]} {example!r}, and at most {MOST_CATEGORIES} may be"
             )
-            raise self._error(key, name, f"{told}, so keep those that say most")
-        return result
+            raise self._error(key, name, f"{told}; keep those that say most")
+        return padded_hashes(row, hashes, count)
 
     def _lists(self, column: pa.Array, name: str, key: str, separator: str | None) -> pa.Array:
         kind = column.type
+        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        if pa.types.is_null(kind) or (is_list and pa.types.is_null(kind.value_type)):
+            raise self._error(key, name, "has no value for any item; leave it out")
         is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
         if is_text and separator is not None:
-            parted = pc.split_pattern(column.cast("string"), separator)
-            return pa.ListArray.from_arrays(
-                parted.offsets, pc.utf8_trim_whitespace(parted.values), mask=parted.is_null()
-            )
+            return self._parted(column, name, key, separator)
         if separator is not None:
-            raise self._error(key, name, f"is {kind}, which separator: {separator!r} does not part; drop it")
-        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+            remedy = "drop the separator" if is_list else "declare it categorical, without one"
+            raise self._error(key, name, f"is {kind}, which separator: {separator!r} does not part; {remedy}")
+        if not is_list:
             remedy = "tell its separator, such as '|'" if is_text else "declare it categorical"
             raise self._error(key, name, f"is {kind}, not a list; {remedy}")
         return column
+
+    def _parted(self, column: pa.Array, name: str, key: str, separator: str) -> pa.Array:
+        """The parts of texts, without the blanks around them."""
+        parts = pc.split_pattern(column.cast("string"), separator)
+        if not (pc.max(pc.list_value_length(parts)).as_py() or 0) > 1:
+            told = f"no text of column {name!r} holds the separator {separator!r}, so each is one value"
+            self.warnings.append(f"data.{self.kind}.{key}: {told}")
+        return pa.ListArray.from_arrays(parts.offsets, pc.utf8_trim_whitespace(parts.values), mask=parts.is_null())
 
     def _numbers(self, name: str, key: str) -> NDArray[np.float32]:
         column = _combine(self.rows[name])

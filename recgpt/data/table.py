@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recgpt.data.columns import END_OF_TIME, FLOAT32_MAX, INT64_MAX
 from recgpt.data.events import NO_TIME, Events
-from recgpt.data.hashing import hash_ids, padded_hashes
+from recgpt.data.hashing import MOST_CATEGORIES, distinct_hashes, hash_ids, padded_hashes
 from recgpt.data.schema import UNITS_PER_SECOND, DataSchema, time_point
 from recgpt.errors import ConfigError
 
@@ -214,13 +214,20 @@ def _column(arrow: pa.Table, name: str, kind: str, where: str) -> NDArray:
 
 def _categories(column: pa.ChunkedArray, where: str) -> NDArray[np.int64]:
     """Lists of categories as hashes [C, W], 0 after the last; null = none."""
-    if pa.types.is_null(column.type):
+    kind = column.type
+    if len(column) == 0 or pa.types.is_null(kind):
         return np.zeros((len(column), 1), np.int64)
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
-        raise ConfigError(f"{where}: type {column.type} is no list; give a list of integers or strings for each item")
-    whole = pa.concat_arrays(column.chunks)
+    if not hasattr(kind, "value_type") or pa.types.is_dictionary(kind):
+        raise ConfigError(f"{where}: type {kind} is no list; give a list of integers or strings for each item")
+    whole = pa.concat_arrays(column.cast(pa.large_list(kind.value_type)).chunks)
+    whole = whole.take(pa.array(np.arange(len(whole))))  # what lies beneath a null goes
     hashes = _hashes(pa.chunked_array([pc.list_flatten(whole)]), where, required=False)
-    return padded_hashes(pc.list_parent_indices(whole).to_numpy(), hashes, len(whole))
+    row, hashes = distinct_hashes(pc.list_parent_indices(whole).to_numpy(), hashes)
+    count = np.bincount(row, minlength=len(whole))
+    if count.max(initial=0) > MOST_CATEGORIES:
+        told = f"{count.max():,} values at row {count.argmax()}, and at most {MOST_CATEGORIES} may be"
+        raise ConfigError(f"{where}: {told}; keep those that say most")
+    return padded_hashes(row, hashes, count)
 
 
 def _refuse(column: pa.ChunkedArray, bad: NDArray[np.bool_], where: str, says: str, remedy: str) -> None:

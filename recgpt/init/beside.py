@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,8 @@ def _place(side: Side, key: str, column: Column, table: Sample) -> None:
         side.text.append(name)
     if key == "items" and column.kind == "list" and side.embedding is None and "float" in column.stored:
         side.embedding = name
-    elif key == "items" and column.kind == "list" and "string" in column.stored:
-        side.features[name] = ({"kind": "categories"}, note)
+    elif key == "items" and re.fullmatch(r"array<!?(string|u?int\d+)>", column.stored):
+        side.rest[name] = f"{note}; a feature of kind: categories if its values come again in other items"
     elif column.kind in ("list", "other", "moment") or column.distinct < 2:
         side.rest[name] = note
     elif key == "items" and column.kind == "text" and side.title is None and words & {"title", "name", "headline"}:
@@ -160,6 +161,9 @@ def _place(side: Side, key: str, column: Column, table: Sample) -> None:
 def _separator(column: Column) -> str | None:
     """What stands between the several values of a text, which come again in other texts; None = it is one value."""
     texts = column.coded[1]
+    odd = pc.match_substring_regex(texts, r"^\s*[\[{]|^-?\d+,\d+$")  # a list as a program writes it, a decimal comma
+    if (pc.sum(odd).as_py() or 0) > 0.5 * len(texts):
+        return None
     for separator in SEPARATORS:
         parted = pc.sum(pc.match_substring(texts, separator)).as_py() or 0
         values = pc.utf8_trim_whitespace(pc.list_flatten(pc.split_pattern(texts, separator)))

@@ -43,8 +43,13 @@ class CategoriesEmbedding(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """int64 [..., W], 0 = none -> [..., D]."""
-        count = (values != 0).sum(-1, keepdim=True).clamp(min=1)
-        return self.one(values).sum(-2) * count.rsqrt()
+        lists = values.reshape(-1, values.shape[-1])
+        known = lists != 0
+        row, place = known.nonzero(as_tuple=True)  # an item of few costs nothing for the room of one of many
+        vectors = self.one(lists[row, place])
+        total = vectors.new_zeros(len(lists), vectors.shape[-1]).index_add(0, row, vectors)
+        total = total * known.sum(1, keepdim=True).clamp(min=1).rsqrt()
+        return total.view(*values.shape[:-1], total.shape[-1])
 
 
 class BinaryEmbedding(nn.Module):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from recgpt.data.hashing import hash_id, hash_ids
+from recgpt.data.hashing import distinct_hashes, hash_id, hash_ids, padded_hashes
 from recgpt.errors import ConfigError
 
 
@@ -33,3 +33,16 @@ def test_arrays_hash_like_their_values():
 def test_bad_ids_are_refused(bad, told):
     with pytest.raises(ConfigError, match=told):
         hash_ids([1, bad])
+
+
+def test_lists_of_hashes_as_rows():
+    rng = np.random.default_rng(0)
+    for n in (0, 1, 5, 40):
+        lists = [rng.integers(-3, 4, rng.integers(0, 6)).tolist() for _ in range(n)]
+        row = np.repeat(np.arange(n), [len(values) for values in lists])
+        row, hashes = distinct_hashes(row, np.array(sum(lists, []), np.int64))
+        found = padded_hashes(row, hashes, np.bincount(row, minlength=n))
+        kept = [list(dict.fromkeys(value for value in values if value)) for values in lists]
+        width = max([1, *map(len, kept)])
+        assert found.shape == (n, width)
+        assert found.tolist() == [values + [0] * (width - len(values)) for values in kept]

@@ -296,9 +296,11 @@ def test_several_categories_of_a_text_table_and_lists_of_integers(tmp_path, log)
     [
         (["a|b"] * 5, None, "column 'tags' is string, not a list; tell its separator, such as '|'"),
         ([1, 2, 3, 4, 5], None, "column 'tags' is int64, not a list; declare it categorical"),
-        (TAGS, "|", "which separator: '|' does not part; drop it"),
-        ([[0.5]] * 5, None, "column 'tags' is double; integers or text are needed"),
-        ([list("abc"), [str(n) for n in range(65)]] + [["d"]] * 3, None, "holds 65 values for item 10; at most 64"),
+        ([1, 2, 3, 4, 5], "|", "is int64, which separator: '|' does not part; declare it categorical, without one"),
+        (TAGS, "|", "which separator: '|' does not part; drop the separator"),
+        ([[0.5]] * 5, None, "column 'tags' holds lists of double; integers or text are needed"),
+        ([[]] * 5, None, "column 'tags' has no value for any item; leave it out"),
+        ([list("abc"), [str(n) for n in range(65)]] + [["d"]] * 3, None, "holds 65 values for item 10, and at most 64"),
     ],
 )
 def test_bad_categories(tmp_path, log, values, separator, told):
@@ -307,6 +309,24 @@ def test_bad_categories(tmp_path, log, values, separator, told):
     line = refused(tmp_path, log, items=section)
     assert line.startswith("data.items.features.tags: ")
     assert told in line
+
+
+def test_a_separator_that_no_text_holds_is_told(tmp_path, log):
+    feature = {"kind": "categories", "separator": "."}
+    section = {"path": side(tmp_path, tags=JOINED), "id": "id", "features": {"tags": feature}}
+    prepared = run(tmp_path, log, items=section)
+    told = "data.items.features.tags: no text of column 'tags' holds the separator '.', so each is one value"
+    assert told in prepared.summary["warnings"]
+    assert by_item(prepared.items, prepared.items.features["tags"])[2].tolist() == [hash_id("a| b |a")]
+
+
+def test_a_long_separator_is_no_pattern(tmp_path, log):
+    feature = {"kind": "categories", "separator": ".*"}
+    tags = ["a.*b", "x", "a.b.*c", None, None]
+    items = run(
+        tmp_path, log, items={"path": side(tmp_path, tags=tags), "id": "id", "features": {"tags": feature}}
+    ).items
+    assert by_item(items, items.features["tags"])[2].tolist() == [hash_id("a"), hash_id("b")]
 
 
 def test_a_separator_parts_categories_alone():

@@ -170,6 +170,30 @@ def test_features_by_hand() -> None:
     assert read_features({"tags": [None, None]}, schema(), 2)[0]["tags"].tolist() == [[0], [0]]
 
 
+ROWS = [["b", "a"], None, ["a", "c"]]
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        pa.array(ROWS, pa.list_(pa.large_string(), 2)),
+        pa.chunked_array([ROWS[:2], ROWS[2:]]),
+        pa.array([["9"], *ROWS], pa.large_list(pa.string()))[1:],
+        pa.ListArray.from_arrays(  # values beneath a null, as polars leaves them
+            pa.array([0, 2, 4, 6]), pa.array(list("baxyac")), mask=pa.array([False, True, False])
+        ),
+    ],
+)
+def test_lists_of_every_form(tags: pa.Array) -> None:
+    found = read_features(pa.table({"tags": tags}), schema(), 3)[0]["tags"]
+    assert found.tolist() == [[hash_id("b"), hash_id("a")], [0, 0], [hash_id("a"), hash_id("c")]]
+
+
+def test_no_rows_of_lists() -> None:
+    empty = pa.table({"tags": pa.chunked_array([], pa.list_(pa.string()))})
+    assert read_features(empty, schema(), 0)[0]["tags"].shape == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
@@ -178,6 +202,7 @@ def test_features_by_hand() -> None:
             {"tags": ["x", "y"]},
             r"features\.tags: type string is no list; give a list of integers or strings for each item",
         ),
+        ({"tags": [[], list(range(65))]}, r"features\.tags: 65 values at row 1, and at most 64 may be; keep those"),
         ({"tags": [[0.5], []]}, r"features\.tags: ids are floating point"),
         ({"brnd": ["x", "y"]}, r"features\.brnd: .*did you mean 'brand'"),
         ({"embeding": [[1.0] * 6] * 2}, r"features\.embeding: .*did you mean 'embedding'"),

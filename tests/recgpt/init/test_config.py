@@ -320,6 +320,31 @@ def test_side_tables_beside_a_text_log(tmp_path: Path) -> None:
     }
 
 
+def test_several_values_of_an_item(tmp_path: Path) -> None:
+    rows = visits()
+    pq.write_table(pa.table(dict(zip(NAMES, zip(*rows, strict=True), strict=True))), tmp_path / "log.parquet")
+    columns = {
+        "item": list(range(60)),
+        "tags": [[f"t{n % 3}"] for n in range(60)],
+        "nested": [[["a"], ["b"]]] * 60,
+        "genres": [f"g{n % 3}|g{n % 7}" for n in range(60)],
+        "printed": [f"['g{n % 3}', 'g{n % 7}']" for n in range(60)],
+        "price": [f"{n % 9},5" for n in range(60)],
+        "prose": [f"One {n}, two {n + 100}, three {n + 200}" for n in range(60)],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "items.parquet")
+    config = tmp_path / "log.yaml"
+    init(str(tmp_path / "log.parquet"), config)
+    text = config.read_text()
+    assert re.search(r"# tags: array<string>; a feature of kind: categories if its values come again", text)
+    assert re.search(r"# nested: array<array<string>>$", text, re.MULTILINE)
+    config.write_text(uncommented(text, "items"))
+    features = read_config(config)["data"]["items"]["features"]
+    assert features["genres"] == {"kind": "categories", "separator": "|"}
+    assert "separator" not in {**features.get("printed", {}), **features.get("price", {}), **features.get("prose", {})}
+    assert prepared(config).items.features["genres"].shape[1] == 2
+
+
 # -- files and the command line ----------------------------------------------------------------------------------------
 
 

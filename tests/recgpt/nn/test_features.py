@@ -46,6 +46,11 @@ def test_several_categories_are_a_sum_over_the_root_of_their_number() -> None:
     a, b, c = one(torch.tensor([7, -8, 9]))
     vectors = several(torch.tensor([[7, 0, 0], [7, -8, 0], [9, 7, -8], [0, 0, 0]]))
     torch.testing.assert_close(vectors, torch.stack((a, (a + b) / 2**0.5, (a + b + c) / 3**0.5, torch.zeros(8))))
+    slope = torch.randn(4, 8)
+    (vectors * slope).sum().backward()
+    (torch.stack((a, (a + b) / 2**0.5, (a + b + c) / 3**0.5)) * slope[:3]).sum().backward()
+    torch.testing.assert_close(several.one.table.weight.grad, one.table.weight.grad)
+    assert torch.equal(several(torch.zeros(2, 3, dtype=torch.int64)), torch.zeros(2, 8))
     assert is_known(torch.tensor([[0, 0], [0, 3], [4, 0]])).tolist() == [False, True, True]
 
 
