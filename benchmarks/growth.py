@@ -11,7 +11,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.steps import Steps, peak, prepared_alone, random_log, targets
+from benchmarks.svg import svg
 from recgpt.files import atomic_write_text, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,34 +67,29 @@ def short(number: int) -> str:
 
 def picture(found: dict[str, dict[str, float]]) -> str:
     """Two rows (speed, memory) and a column for each thing that grows, as SVG."""
-    import matplotlib
-    from matplotlib.figure import Figure
+    return svg("growth", (9, 4.6), lambda figure: _draw(figure, found), "constrained")
 
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "growth", "font.size": 9, "font.family": "sans-serif"}
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(9, 4.6), facecolor="white", layout="constrained")
-        grid = figure.subplots(2, len(GROWN), sharey="row")
-        rows = (("events_per_second", "events per second", 1.0), ("peak_mib", "peak memory (GiB)", 1 / 1024))
-        for row, (key, label, scale) in enumerate(rows):
-            for column, (name, values) in enumerate(GROWN.items()):
-                axes = grid[row, column]
-                there = [value for value in values if json.dumps(BASE | {name: value}) in found]
-                heights = [found[json.dumps(BASE | {name: value})][key] * scale for value in there]
-                axes.plot(there, heights, marker="o", markersize=4, color="#0f5f9c")
-                axes.set_xscale("log")
-                axes.set_xticks(values, [short(value) for value in values])
-                axes.set_xticks([], minor=True)
-                axes.grid(color="#d0d7de", linewidth=0.6)
-                axes.set_xlabel(LABELS[name] if row else "")
-                axes.set_ylabel(label if column == 0 else "")
-                for side in ("top", "right"):
-                    axes.spines[side].set_visible(False)
-        for axes in grid[:, 0]:  # a row has one scale, known when all is drawn
-            axes.set_ylim(bottom=0)
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
-        out = StringIO()
-        figure.savefig(out, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+def _draw(figure: Any, found: dict[str, dict[str, float]]) -> None:
+    grid = figure.subplots(2, len(GROWN), sharey="row")
+    rows = (("events_per_second", "events per second", 1.0), ("peak_mib", "peak memory (GiB)", 1 / 1024))
+    for row, (key, label, scale) in enumerate(rows):
+        for column, (name, values) in enumerate(GROWN.items()):
+            axes = grid[row, column]
+            there = [value for value in values if json.dumps(BASE | {name: value}) in found]
+            heights = [found[json.dumps(BASE | {name: value})][key] * scale for value in there]
+            axes.plot(there, heights, marker="o", markersize=4, color="#0f5f9c")
+            axes.set_xscale("log")
+            axes.set_xticks(values, [short(value) for value in values])
+            axes.set_xticks([], minor=True)
+            axes.grid(color="#d0d7de", linewidth=0.6)
+            axes.set_xlabel(LABELS[name] if row else "")
+            axes.set_ylabel(label if column == 0 else "")
+            for side in ("top", "right"):
+                axes.spines[side].set_visible(False)
+    for axes in grid[:, 0]:  # a row has one scale, known when all is drawn
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
 
 
 def main() -> None:

@@ -6,8 +6,33 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import recgpt
+from benchmarks.svg import svg
+from recgpt.files import atomic_write_text
+
+
+def picture(found: dict[str, dict[str, float]]) -> str:
+    """NDCG@10 by minutes of training, as SVG."""
+    return svg("time_to_quality", (5.4, 2.8), lambda figure: _draw(figure, found), "constrained")
+
+
+def _draw(figure: Any, found: dict[str, dict[str, float]]) -> None:
+    axes = figure.subplots()
+    minutes, heights = [float(each) for each in found], [each["ndcg@10"] for each in found.values()]
+    axes.plot(minutes, heights, marker="o", markersize=4, color="#0f5f9c")
+    for x, y in zip(minutes, heights, strict=True):
+        axes.annotate(f"{y:.3f}"[1:], (x, y), (0, 6), textcoords="offset points", ha="center")
+    axes.set_xscale("log")
+    axes.set_xticks(minutes, list(found))
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(0, 1.15 * max(heights))
+    axes.set_xlabel("minutes of training")
+    axes.set_ylabel("validation NDCG@10")
+    axes.grid(color="#d0d7de", linewidth=0.6)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
 
 
 def main() -> None:
@@ -18,6 +43,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 2, 5, 10])
     parser.add_argument("--runs", type=Path, default=Path("runs/time_to_quality"), help="folder of the run folders")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--picture", type=Path, help="an SVG file to draw the curve to")
     arguments = parser.parse_args()
     found = {}
     for minutes in arguments.minutes:
@@ -28,6 +54,8 @@ def main() -> None:
         rate = told["targets"] / told["seconds"]
         found[f"{minutes:g}"] = told["valid"] | {"targets": told["targets"], "targets_per_second": rate}
         print(f"{minutes:g} min: NDCG@10 {told['valid']['ndcg@10']:.4f}, {rate:,.0f} events/s", file=sys.stderr)
+    if arguments.picture is not None:
+        atomic_write_text(arguments.picture, picture(found))
     print(json.dumps(found))
 
 

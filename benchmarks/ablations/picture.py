@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from io import StringIO
 from typing import Any
+
+from benchmarks.svg import svg
 
 from .page import Table
 from .plan import Plan
@@ -14,28 +15,22 @@ _WORSE, _BETTER = "#b45309", "#0f5f9c"  # told apart by the marker's shape too
 
 def picture(plan: Plan, tables: list[Table]) -> str:
     """The SVG; cells without a figure are left out. White ground, so that it reads on a dark page too."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     panels = {log: [table for table in tables if table.log == log] for log in plan.logs}
     heights = {log: _lines(own) for log, own in panels.items() if _lines(own)}
-    total = sum(heights.values()) or 1
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "ablations", "font.size": 9, "font.family": "sans-serif"}
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(8.6, 0.23 * total + 0.75 * max(1, len(heights))), facecolor="white")
-        if not heights:
-            figure.text(0.5, 0.5, "Nothing is measured yet.", ha="center", va="center", color=_INK)
-        else:
-            grid = figure.subplots(
-                len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": list(heights.values())}
-            )
-            for axes, log in zip(grid[:, 0], heights, strict=True):
-                _panel(axes, plan, log, panels[log])
-            inch, apart = 1 / figure.get_figheight(), 0.75 * len(heights) / (0.23 * total)
-            figure.subplots_adjust(left=0.42, right=0.97, top=1 - 0.3 * inch, bottom=0.45 * inch, hspace=apart)
-        out = StringIO()
-        figure.savefig(out, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    size = (8.6, 0.23 * (sum(heights.values()) or 1) + 0.75 * max(1, len(heights)))
+    return svg("ablations", size, lambda figure: _draw(figure, plan, panels, heights))
+
+
+def _draw(figure: Any, plan: Plan, panels: dict[str, list[Table]], heights: dict[str, int]) -> None:
+    if not heights:
+        figure.text(0.5, 0.5, "Nothing is measured yet.", ha="center", va="center", color=_INK)
+        return
+    ratios = {"height_ratios": list(heights.values())}
+    grid = figure.subplots(len(heights), 1, squeeze=False, gridspec_kw=ratios)
+    for axes, log in zip(grid[:, 0], heights, strict=True):
+        _panel(axes, plan, log, panels[log])
+    inch, apart = 1 / figure.get_figheight(), 0.75 * len(heights) / (0.23 * sum(heights.values()))
+    figure.subplots_adjust(left=0.42, right=0.97, top=1 - 0.3 * inch, bottom=0.45 * inch, hspace=apart)
 
 
 def _drawn(table: Table) -> list[tuple[str, Any]]:

@@ -26,5 +26,10 @@ def test_a_run_for_each_time(
     assert list(first) == ["0.001", "0.004"]
     assert all(0 <= of["ndcg@10"] <= 1 and of["targets_per_second"] > 0 for of in first.values())
     assert sorted(run.name for run in (tmp_path / "runs").iterdir()) == ["tiny-0.001-0", "tiny-0.004-0"]
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--picture", str(tmp_path / "curve.svg")])
     time_to_quality.main()
     assert json.loads(capsys.readouterr().out) == first
+    drawn = (tmp_path / "curve.svg").read_text()
+    assert drawn.startswith("<?xml")
+    for label in ("0.001", "0.004", "minutes of training", "validation NDCG@10"):
+        assert f">{label}<" in drawn
