@@ -12,6 +12,7 @@ from recgpt.data.events import NO_TIME, Events
 from recgpt.data.hashing import hash_ids
 from recgpt.data.window import WindowConfig
 from recgpt.errors import ConfigError, RecGPTError
+from recgpt.nn.blocks import BLOCKS
 from recgpt.state import UserState, chain_hash, newest_distinct
 from tests.recgpt.builders import columns, cut, recgpt
 
@@ -179,6 +180,16 @@ def test_encode_many_keeps_the_order_of_users() -> None:
     assert [state.n for state in model.encode_many(logs)] == [30, 2, 16, 1]
     embeddings = torch.stack([state.embedding for state in model.encode_many(logs)])
     torch.testing.assert_close(model.embed_users([model.events(log) for log in logs]), embeddings)
+
+
+@pytest.mark.parametrize("block", sorted(BLOCKS))
+def test_embeddings_of_bfloat16_products_are_near(block: str) -> None:
+    model = recgpt(block=block, positions="learned" if block in ("bert", "sasrec") else "rotary")
+    histories = [model.events(columns(n, seed=n)) for n in (0, 1, 7, 16, 30)]
+    exact, near = model.embed_users(histories), model.embed_users(histories, torch.bfloat16)
+    assert near.dtype == torch.float32
+    assert 1e-5 < (exact - near).abs().max() < 5e-2
+    assert (exact * near).sum(1).min() > 0.999
 
 
 def test_many_users_may_be_asked_for_outcomes() -> None:
