@@ -8,6 +8,7 @@ same candidates, leaves out what the user has seen, and chooses its epoch by the
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from recgpt.data.prepared import Prepared
 from recgpt.errors import ConfigError, RecGPTError
 from recgpt.eval_files import Split, saved_table, users_file
 from recgpt.evaluation import paired, split_users
+from recgpt.files import write_json
 from recgpt.metrics import MISS, ndcg_gain, paired_interval, recall_gain
 from recgpt.runs import TrainedRun
 
@@ -60,15 +62,39 @@ def share_read(told: dict[str, NDArray[Any]], length: int) -> float:
     return float(np.minimum(np.where(count > 1, count, 0), length + 1).sum() / told["train"].sum())
 
 
-def peer_ranks(python: str, told: dict[str, NDArray[Any]], options: dict[str, Any]) -> tuple[NDArray[np.int64], Any]:
-    """The peer's ranks of the test targets (`MISS` beyond K), and what it tells of its training."""
+def peer_lists(
+    python: str, told: dict[str, NDArray[Any]], options: dict[str, Any], keep: Path | None
+) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    """The peer's first K items of each test user, int64 [users, K], and what it tells of its training.
+
+    Args:
+        python: its interpreter.
+        told: `events`.
+        options: its sizes and limits.
+        keep: a folder where both are kept, and taken from without training anew; null = none.
+
+    Raises:
+        ConfigError: the folder holds lists of other events or options.
+    """
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(told[name]).tobytes() for name in sorted(told))).hexdigest()
+    asked = {"options": options, "events": digest}
+    if keep is not None and (keep / "peer.json").is_file():
+        kept = json.loads((keep / "peer.json").read_text("utf-8"))
+        if {name: kept[name] for name in asked} != asked:
+            raise ConfigError(
+                f"--keep: {keep} holds lists of {kept['options']}, or of another log; choose another folder"
+            )
+        return np.load(keep / "lists.npy"), kept["training"]
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder) / "events.npz", **told)
         words = [python, str(PEER), folder, json.dumps(options)]
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-        lists = np.load(Path(folder) / "lists.npy")
-    hit = lists == told["test_target"][:, None]
-    return np.where(hit.any(1), hit.argmax(1) + 1, MISS), json.loads(done.stdout.splitlines()[-1])
+        lists, training = np.load(Path(folder) / "lists.npy"), json.loads(done.stdout.splitlines()[-1])
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        np.save(keep / "lists.npy", lists)
+        write_json(keep / "peer.json", asked | {"training": training})
+    return lists, training
 
 
 def evaluated(runs: list[Path]) -> list[pa.Table]:
@@ -97,7 +123,9 @@ def compared(arguments: argparse.Namespace) -> dict[str, Any]:
     """Both systems' metrics and the intervals of the differences, for each run and for the runs' mean."""
     tables, trained = evaluated(arguments.runs), TrainedRun.open(arguments.runs[0])
     told, options = events(trained.prepared, arguments.targets_only), peer_options(trained, arguments)
-    rank, training = peer_ranks(arguments.peer, told, options)
+    lists, training = peer_lists(arguments.peer, told, options, arguments.keep)
+    hit = lists == told["test_target"][:, None]
+    rank = np.where(hit.any(1), hit.argmax(1) + 1, MISS)
     peer = {name: float(gain(rank, K).mean()) for name, gain in GAINS.items()}
     peer |= {"options": options, "share_of_training_events": share_read(told, options["length"]), **training}
     found: dict[str, Any] = {"rectools": peer}
@@ -123,6 +151,7 @@ def main() -> int:
     parser.add_argument("--patience", type=int, default=5, help="its epochs without a better validation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keeps what the peer recommends, for later runs")
     try:
         print(json.dumps(compared(parser.parse_args())))
     except RecGPTError as error:

@@ -75,6 +75,16 @@ def test_runs_beside_a_peer(
     assert found[str(run)]["minus_rectools"]["ndcg@10"]["difference"] == pytest.approx(own - 1 / np.log2(3))
     assert found["mean"] == found[str(run)]  # of one run twice
 
+    monkeypatch.setattr(sys, "argv", [*words, "--keep", str(tmp_path / "kept")])
+    assert peer_accuracy.main() == 0
+    assert json.loads(capsys.readouterr().out) == found
+    monkeypatch.setattr(peer_accuracy, "PEER", tmp_path / "gone.py")
+    assert peer_accuracy.main() == 0  # from what is kept
+    assert json.loads(capsys.readouterr().out) == found
+    monkeypatch.setattr(sys, "argv", [*words, "--keep", str(tmp_path / "kept"), "--seed", "1"])
+    assert peer_accuracy.main() == 2
+    assert "--keep: " in capsys.readouterr().err
+
 
 def test_runs_of_two_splits_are_refused(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 1)):
