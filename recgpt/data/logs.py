@@ -3,34 +3,36 @@
 import glob
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 from recgpt.errors import ConfigError
 
 DATA_VARIABLE = "RECGPT_DATA"
 
 
-class NamedLog(NamedTuple):
-    """A public log that ready configs use."""
-
-    files: tuple[str, ...]
-    source: str
-
-
-NAMED_LOGS: dict[str, NamedLog] = {
-    "ml-1m": NamedLog(
-        ("ml-1m_sasrec.txt.gz",),
-        "MovieLens-1M from GroupLens as the 'user item' order file of the public SASRec code, gzipped",
-    ),
-    "amazon-beauty": NamedLog(
-        ("events.parquet", "items.parquet"),
-        "the 2014 5-core Amazon Beauty file of the public S3-Rec code (user, item, pos, ts) and its item texts",
-    ),
-    "kuairand-pure": NamedLog(
-        ("events.parquet", "item_features.parquet"),
-        "KuaiRand-Pure from kuairand.com (CC BY-SA 4.0): impressions in user order with their outcomes",
-    ),
+NAMED_LOGS: dict[str, dict[str, str]] = {
+    "ml-1m": {
+        "ml-1m_sasrec.txt.gz": "MovieLens-1M from GroupLens as the 'user item' order file of the public SASRec code",
+        "ml1m_merged.parquet": (
+            "MovieLens-1M's ratings from GroupLens (user, movie, rating, ts) with sas_pos, an event's place in its "
+            "user's part of the order file of the public SASRec code (null = not in it)"
+        ),
+        "movie_overviews_plum.csv.gz": (
+            "MovieLens-1M's movies with plots from mt0rm0/movie_descriptors on Hugging Face (movie_id, title, year, "
+            "genres, overview)"
+        ),
+        "users.dat.gz": "MovieLens-1M's users.dat from GroupLens, gzipped",
+    },
+    "amazon-beauty": {
+        "events.parquet": "the 2014 5-core Amazon Beauty file of the public S3-Rec code (user, item, pos, ts)",
+        "items.parquet": "its items (item, attributes: brand and categories with | between, text_id: a short text)",
+    },
+    "kuairand-pure": {
+        "events.parquet": "KuaiRand-Pure from kuairand.com (CC BY-SA 4.0): impressions in user order with outcomes",
+        "item_features.parquet": "KuaiRand-Pure's videos from kuairand.com (CC BY-SA 4.0)",
+        "user_features.parquet": "KuaiRand-Pure's users from kuairand.com (CC BY-SA 4.0)",
+    },
 }
+"""Of the public logs that ready configs use: folder -> file -> what it is and where it comes from."""
 
 
 def find_files(patterns: list[str], field: str) -> list[Path]:
@@ -75,8 +77,9 @@ def _not_found(pattern: str, path: str, field: str) -> str:
 
 
 def _what_to_put(pattern: str) -> str:
-    for name, log in NAMED_LOGS.items():
-        if f"${DATA_VARIABLE}/{name}/" in pattern.replace("{", "").replace("}", ""):
-            files = ", ".join(f"${DATA_VARIABLE}/{name}/{file}" for file in log.files)
-            return f"; put there {files}: {log.source}"
+    plain = pattern.replace("{", "").replace("}", "")
+    for folder, files in NAMED_LOGS.items():
+        for file, source in files.items():
+            if plain == (place := f"${DATA_VARIABLE}/{folder}/{file}"):
+                return f"; put there {place}: {source}"
     return ""

@@ -1,6 +1,9 @@
+import re
+from pathlib import Path
+
 import pytest
 
-from recgpt.data.logs import find_files
+from recgpt.data.logs import NAMED_LOGS, find_files
 from recgpt.errors import ConfigError
 
 
@@ -32,6 +35,12 @@ def test_a_named_log_that_is_missing_says_what_to_put_where(monkeypatch, folder)
     assert "RECGPT_DATA" in line
     assert "MovieLens-1M from GroupLens" in line
     assert "$RECGPT_DATA/ml-1m/ml-1m_sasrec.txt.gz" in line
+
+
+def test_every_file_of_a_ready_config_is_named():
+    text = "\n".join(path.read_text() for path in (Path(__file__).parents[3] / "configs").rglob("*.yaml"))
+    used = set(re.findall(r"\$RECGPT_DATA/([^/\s]+)/(\S+)", text))
+    assert used == {(folder, file) for folder, files in NAMED_LOGS.items() for file in files}
 
 
 def test_missing_file_and_folder_each_have_their_line(tmp_path):
