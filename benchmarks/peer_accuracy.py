@@ -24,7 +24,7 @@ from recgpt.data.prepared import Prepared
 from recgpt.errors import ConfigError, RecGPTError
 from recgpt.eval_files import Split, saved_table, users_file
 from recgpt.evaluation import paired, split_users
-from recgpt.files import write_json
+from recgpt.files import atomic_dir, write_json
 from recgpt.metrics import MISS, ndcg_gain, paired_interval, recall_gain
 from recgpt.runs import TrainedRun
 
@@ -78,23 +78,30 @@ def peer_lists(
     """
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(told[name]).tobytes() for name in sorted(told))).hexdigest()
     asked = {"options": options, "events": digest}
-    if keep is not None and (keep / "peer.json").is_file():
-        kept = json.loads((keep / "peer.json").read_text("utf-8"))
-        if {name: kept[name] for name in asked} != asked:
-            raise ConfigError(
-                f"--keep: {keep} holds lists of {kept['options']}, or of another log; choose another folder"
-            )
-        return np.load(keep / "lists.npy"), kept["training"]
-    with tempfile.TemporaryDirectory() as folder:
-        np.savez(Path(folder) / "events.npz", **told)
-        words = [python, str(PEER), folder, json.dumps(options)]
-        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-        lists, training = np.load(Path(folder) / "lists.npy"), json.loads(done.stdout.splitlines()[-1])
-    if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
-        np.save(keep / "lists.npy", lists)
-        write_json(keep / "peer.json", asked | {"training": training})
-    return lists, training
+    if keep is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return asked_peer(python, told, options, Path(folder))
+    if not (keep / "peer.json").is_file():
+        with atomic_dir(keep) as folder:  # told before the training if it cannot be written
+            _, training = asked_peer(python, told, options, folder)
+            (folder / "events.npz").unlink()
+            write_json(folder / "peer.json", asked | {"training": training})
+    kept = json.loads((keep / "peer.json").read_text("utf-8"))
+    if {name: kept.get(name) for name in asked} != asked:
+        there = f"lists of another log or of other options ({kept.get('options')})"
+        raise ConfigError(f"--keep: {keep} holds {there}; choose another folder")
+    return np.load(keep / "lists.npy"), kept["training"]
+
+
+def asked_peer(
+    python: str, told: dict[str, NDArray[Any]], options: dict[str, Any], folder: Path
+) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    """Train the peer; `folder` then holds what it was given and its lists."""
+    np.savez(folder / "events.npz", **told)
+    done = subprocess.run(
+        [python, str(PEER), str(folder), json.dumps(options)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return np.load(folder / "lists.npy"), json.loads(done.stdout.splitlines()[-1])
 
 
 def evaluated(runs: list[Path]) -> list[pa.Table]:

@@ -23,11 +23,11 @@ def _draw(figure: Any, found: dict[str, dict[str, float]]) -> None:
     minutes, heights = [float(each) for each in found], [each["ndcg@10"] for each in found.values()]
     axes.plot(minutes, heights, marker="o", markersize=4, color="#0f5f9c")
     for x, y in zip(minutes, heights, strict=True):
-        axes.annotate(f"{y:.3f}"[1:], (x, y), (0, 6), textcoords="offset points", ha="center")
+        axes.annotate(f"{y:.3f}".removeprefix("0"), (x, y), (0, 6), textcoords="offset points", ha="center")
     axes.set_xscale("log")
     axes.set_xticks(minutes, list(found))
     axes.set_xticks([], minor=True)
-    axes.set_ylim(0, 1.15 * max(heights))
+    axes.set_ylim(0, 1.15 * max(*heights, 1e-3))
     axes.set_xlabel("minutes of training")
     axes.set_ylabel("validation NDCG@10")
     axes.grid(color="#d0d7de", linewidth=0.6)

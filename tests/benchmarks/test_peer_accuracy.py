@@ -84,6 +84,11 @@ def test_runs_beside_a_peer(
     monkeypatch.setattr(sys, "argv", [*words, "--keep", str(tmp_path / "kept"), "--seed", "1"])
     assert peer_accuracy.main() == 2
     assert "--keep: " in capsys.readouterr().err
+    assert sorted(file.name for file in (tmp_path / "kept").iterdir()) == ["lists.npy", "peer.json"]
+    monkeypatch.setattr(sys, "argv", [*words, "--keep", str(tmp_path / "gone.py" / "x")])
+    (tmp_path / "gone.py").write_text("raise SystemExit('trained')")
+    assert peer_accuracy.main() == 2  # before any training
+    assert "is a file" in capsys.readouterr().err
 
 
 def test_runs_of_two_splits_are_refused(tmp_path: Path) -> None:
