@@ -27,9 +27,9 @@ def page(plan: Plan, measured: Measured) -> str:
         if not rows:
             continue
         parts += [f"## {log.title}", log.text, _table(plan, name, rows, measured)]
-        parts += [text for row in rows if (text := _against(row, measured))]
+        parts += [text for row in rows if (text := _against(row, plan, measured))]
         peers = [f"- {name}, {each.system}: `{each.command}`" for each in log.others if each.command is not None]
-        parts.append("\n".join([_commands(rows), *peers]))
+        parts += [log.remark] * bool(log.remark) + ["\n".join([_commands(rows), *peers])]
     if waiting := [row for row in plan.rows if not measured[row.name]]:
         parts += ["## Not measured yet", _commands(waiting)]
     if every := [result for results in measured.values() for result in results]:
@@ -98,10 +98,11 @@ def _spread(metrics: dict[str, float]) -> tuple[str, str]:
     return small(metrics[COVERAGE]), f"{metrics[POPULARITY]:,.0f}"
 
 
-def _against(row: Row, measured: Measured) -> str:
+def _against(row: Row, plan: Plan, measured: Measured) -> str:
     """How much better or worse than another row, over users and the seeds that both have."""
     if row.against is None:
         return ""
+    value = next(each.value for each in plan.rows if each.name == row.against)
     other = {result.seed: result for result in measured[row.against]}
     pairs = [(result, other[result.seed]) for result in measured[row.name] if result.seed in other]
     if not pairs:
@@ -109,10 +110,13 @@ def _against(row: Row, measured: Measured) -> str:
     own, its = (mean_gain([pair[side] for pair in pairs]) for side in (0, 1))
     found = paired_interval(own, its)
     share = {name: 100 * value / its.mean() for name, value in found.items()}
+    seeds = f"each user's mean of {len(pairs)} seeds" if len(pairs) > 1 else "one seed"
+    size, its_size = (result.model_bytes / 1e6 for result in pairs[0])
+    weights = f", at {size:.2f} against {its_size:.2f} MB of weights in all" if abs(size / its_size - 1) > 0.05 else ""
+    place = "above" if share["difference"] > 0 else "below"
     return (
-        f"{row.value}: NDCG@10 {share['difference']:+.1f} % of `{row.against}`'s (95 % over users, each user's mean of "
-        f"{len(pairs)} seeds: {share['low']:+.1f} % to {share['high']:+.1f} %), at "
-        f"{pairs[0][0].model_bytes / 1e6:.2f} against {pairs[0][1].model_bytes / 1e6:.2f} MB of weights in all."
+        f"**{row.value}**: NDCG@10 {abs(share['difference']):.1f} % {place} **{value}** (95 % over users, {seeds}: "
+        f"{share['low']:+.1f} % to {share['high']:+.1f} %){weights}."
     )
 
 

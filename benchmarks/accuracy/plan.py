@@ -40,6 +40,8 @@ class Log(Section):
     """What is ranked for whom."""
     others: list[Other] = []
     """Figures of others, best first."""
+    remark: str = ""
+    """What to read of the table: what is short of what, and why."""
 
 
 class Row(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def plan(folder: Path) -> Path:
     base.write_text(yaml.safe_dump({"data": data, "model": TINY_MODEL, "run": {"epochs": 1}}))
     values = {
         "seeds": 2,
-        "logs": {"tiny": {"title": "A tiny log", "text": "All.", "others": OTHERS}},
+        "logs": {"tiny": {"title": "A tiny log", "text": "All.", "others": OTHERS, "remark": "Short of X."}},
         "rows": [
             {"name": "cold", "log": "tiny", "value": "cold", "config": str(base)},
             {
@@ -166,7 +167,7 @@ def test_a_row_shows_mean_and_range_of_its_seeds(tmp_path: Path) -> None:
     assert text.index("## Not measured yet") < text.index("- tiny, hot: ")
     assert "| markov | .0500 | .2000 | .5000 | 1,234 |  |  |" in text
     assert "| X, published | .5000 | .7500 |  |  |  |  |" in text
-    assert "| Y, measured here | .2500 | .5000 |  |  |  |  |" in text
+    assert "| Y, measured here | .2500 | .5000 |  |  |  |  |\n\nShort of X.\n\n- tiny, cold: `" in text
     assert "- tiny, Y: `python y.py`" in text
     assert f"`recgpt pretrain {tmp_path}/base.yaml loss.temperature=1.0`" in text
     quoted = read_plan.model_copy(update={"rows": [read_plan.rows[0].model_copy(update={"set": ["a={}"]})]})
@@ -181,7 +182,12 @@ def test_a_share_is_of_each_users_mean_over_seeds(tmp_path: Path) -> None:
     np.testing.assert_allclose(mean_gain(hot), [1, second / 2])
     text = page(load_config(Plan, plan(tmp_path)), {"cold": cold, "hot": hot})
     share = 100 * (-second / 4) / ((1 + second) / 2)
-    assert f"hot: NDCG@10 {share:+.1f} % of `cold`'s" in text
+    assert share < 0
+    assert f"**hot**: NDCG@10 {-share:.1f} % below **cold** (95 % over users" in text
     assert "each user's mean of 2 seeds" in text
+    assert "MB of weights" not in text
+    small = [result(0, [1, 0], model_bytes=500_000)]
+    text = page(load_config(Plan, plan(tmp_path)), {"cold": cold, "hot": small})
+    assert re.search(r"\(95 % over users, one seed: .* at 0\.50 against 2\.00 MB of weights in all\.", text)
     alone = page(load_config(Plan, plan(tmp_path)), {"cold": cold[1:], "hot": hot[:1]})
-    assert "of `cold`'s" not in alone  # no seed in common
+    assert "below **cold**" not in alone  # no seed in common
