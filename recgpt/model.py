@@ -154,14 +154,9 @@ class EventModel(nn.Module):
         )
 
     def newest(self, batch: EventBatch) -> Tensor:
-        """What the queries are made of [B, D], as `read` gives it; the last block computes nothing else.
-
-        Under autocast the sums between blocks have its type too: half the memory to pass over, and no casts.
-        """
+        """What the queries are made of [B, D], as `read` gives it; the last block computes nothing else."""
         x, real, time = self._tokens(batch)
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
-        return self.transformer(x, real=real, time=time, at=self._last(batch))[0][:, 0].float()
+        return self.transformer(x, real=real, time=time, at=self._last(batch))[0][:, 0]
 
     def _last(self, batch: EventBatch) -> Tensor:
         """The position that the queries are made of, int64 [B]."""

@@ -68,7 +68,7 @@ class LearnedPositions(nn.Module):
 
     def forward(self, x: Tensor, start: int, real: Tensor | None) -> Tensor:
         """Add the vectors of slots start .. start + T - 1 to x [B, T, D], padding or not."""
-        return x + self.table.weight[start : start + x.shape[1]].to(x.dtype)
+        return x + self.table.weight[start : start + x.shape[1]]
 
 
 class ReversePositions(nn.Module):
@@ -97,7 +97,7 @@ class ReversePositions(nn.Module):
         """
         if start:
             raise ValueError(f"start: {start}; reverse positions need the whole window in one pass")
-        return x + self.table(self.index(x, real)).to(x.dtype)
+        return x + self.table(self.index(x, real))
 
     def index(self, x: Tensor, real: Tensor | None) -> Tensor:
         """Rows of the table, int64 [B, T]; arguments as in `forward`."""
