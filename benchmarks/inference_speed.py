@@ -24,6 +24,7 @@ PEER = Path(__file__).parent / "peers" / "rectools_recommend.py"
 def ours(run: Path, precision: InferencePrecision) -> dict[str, float]:
     """Users a second of a trained run: model alone (no baselines), from its prepared log."""
     trained = TrainedRun.open(run)
+    trained.prepared.events(0, 1)  # libraries loaded and the log mapped before the clock starts, as the peer's are
     scorers = {"model": model_scorer(trained.model, inference_dtype(precision), trained.want)}
     started = time.perf_counter()
     _, protocol = rank_users(trained.prepared, "valid", scorers, (10,))

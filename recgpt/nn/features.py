@@ -44,12 +44,18 @@ class CategoriesEmbedding(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """int64 [..., W], 0 = none -> [..., D]."""
         lists = values.reshape(-1, values.shape[-1])
-        known = lists != 0
-        row, place = known.nonzero(as_tuple=True)  # an item of few costs nothing for the room of one of many
-        vectors = self.one(lists[row, place])
-        total = vectors.new_zeros(len(lists), vectors.shape[-1]).index_add(0, row, vectors)
-        total = total * known.sum(1, keepdim=True).clamp(min=1).rsqrt()
+        total = self.sum_of_known(lists) if values.is_cpu else self.one(lists).sum(1)
+        total = total * (lists != 0).sum(1, keepdim=True).clamp(min=1).rsqrt()
         return total.view(*values.shape[:-1], total.shape[-1])
+
+    def sum_of_known(self, lists: Tensor) -> Tensor:
+        """int64 [N, W] -> [N, D]; an item of few costs nothing for the room of one of many.
+
+        How many there are is read on the host, so other devices look up the zeros too.
+        """
+        row, place = lists.nonzero(as_tuple=True)
+        vectors = self.one(lists[row, place])
+        return vectors.new_zeros(len(lists), vectors.shape[-1]).index_add(0, row, vectors)
 
 
 class BinaryEmbedding(nn.Module):

@@ -51,6 +51,8 @@ def test_several_categories_are_a_sum_over_the_root_of_their_number() -> None:
     (torch.stack((a, (a + b) / 2**0.5, (a + b + c) / 3**0.5)) * slope[:3]).sum().backward()
     torch.testing.assert_close(several.one.table.weight.grad, one.table.weight.grad)
     assert torch.equal(several(torch.zeros(2, 3, dtype=torch.int64)), torch.zeros(2, 8))
+    lists = torch.randint(-5, 5, (50, 6))
+    torch.testing.assert_close(several.sum_of_known(lists), several.one(lists).sum(1))  # as on other devices
     assert is_known(torch.tensor([[0, 0], [0, 3], [4, 0]])).tolist() == [False, True, True]
 
 
