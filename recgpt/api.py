@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,6 +24,7 @@ from recgpt.data.hashing import hash_ids
 from recgpt.data.items import ItemTable
 from recgpt.data.schema import DataSchema
 from recgpt.data.table import read_events, read_features, read_profile, read_want
+from recgpt.data.window import LikeWindows, like_windows
 from recgpt.errors import ConfigError
 from recgpt.files import atomic_write_bytes, write_json
 from recgpt.model import EventModel, ModelConfig
@@ -33,8 +34,8 @@ from recgpt.parallel import on_each_core
 from recgpt.state import StateBuilder, UserState
 
 BLOCK = 4096
-BLOCK_TOKENS = 4800
-"""Larger blocks leave the caches: 1.13 times the time at 12,800 (dim 64)."""
+BLOCK_POSITIONS = 4800
+"""Of one padded pass. Larger blocks leave the caches: 1.13 times the time at 12,800 (dim 64)."""
 FORMAT = 2
 
 
@@ -211,23 +212,14 @@ class RecGPT:
         known = profiles or [None] * len(histories)
         read = [self.events(history, profile) for history, profile in zip(histories, known, strict=True)]
         states: dict[int, UserState] = {}
-        for rows in self._blocks([len(events) for events in read]):
-            built = self.builder.build_many([read[row] for row in rows])
-            states.update(zip(rows, built, strict=True))
+        for block in self._blocks(read):
+            built = self.builder.build_many([read[row] for row in block.rows], block)
+            states.update(zip(block.rows.tolist(), built, strict=True))
         return [states[row] for row in range(len(read))]
 
-    def _blocks(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Rows in blocks of similar length, at most `BLOCK_TOKENS` padded events each."""
-        order = sorted(range(len(lengths)), key=lambda row: min(lengths[row], self.config.window.length))
-        block: list[int] = []
-        for row in order:
-            width = max(1, min(lengths[row], self.config.window.length))
-            if block and width * (len(block) + 1) > BLOCK_TOKENS:
-                yield block
-                block = []
-            block.append(row)
-        if block:
-            yield block
+    def _blocks(self, histories: Sequence[Events]) -> list[LikeWindows]:
+        lengths = np.array([len(events) for events in histories], np.int64)
+        return list(like_windows(lengths, self.config.window, BLOCK_POSITIONS))
 
     def embed_users(
         self,
@@ -248,11 +240,11 @@ class RecGPT:
         wanted = self.asked(want)
         queries = torch.zeros(len(histories), self.config.dim)
 
-        def embed(rows: list[int]) -> None:
+        def embed(block: LikeWindows) -> None:
             with torch.autocast(self.model.device.type, dtype, enabled=dtype != torch.float32):
-                queries[rows] = self.builder.embed_many([histories[row] for row in rows], wanted)
+                queries[block.rows] = self.builder.embed_many([histories[row] for row in block.rows], wanted, block)
 
-        pieces = list(self._blocks([len(events) for events in histories]))
+        pieces = self._blocks(histories)
         alone = len(pieces) == 1 or self.model.device.type != "cpu"
         for _ in map(embed, pieces) if alone else on_each_core(embed, pieces):
             pass

@@ -23,6 +23,7 @@ from torch import Tensor
 from recgpt.data.batch import EventBatch, chunk_batch, collate, gap_buckets, on_device, profile_columns, tensor
 from recgpt.data.events import NO_TIME, Events
 from recgpt.data.items import ItemTable
+from recgpt.data.window import LikeWindows
 from recgpt.errors import ConfigError, RecGPTError
 from recgpt.model import EventModel
 from recgpt.nn.transformer import KeyValue
@@ -264,29 +265,44 @@ class StateBuilder:
         return first[0].clone(), hidden[0, : len(window)].clone(), last[0], None
 
     @torch.no_grad()
-    def _padded(self, histories: Sequence[Events]) -> tuple[list[Events], Tensor, Tensor, Tensor]:
+    def _padded(
+        self, histories: Sequence[Events], shape: LikeWindows | None
+    ) -> tuple[list[Events], Tensor, Tensor, Tensor]:
         """Windows, hidden vectors [B, D] and [B, T, D] and queries [B, D] of whole histories in one padded pass."""
-        windows = [events[self.window.start(len(events)) :] for events in histories]
-        batch = self._batch(windows)
+        windows, batch = self._batch(histories, shape)
         first, hidden, last = self.model.read(batch)
         return windows, first.cpu(), hidden.cpu(), self.model.queries(last).cpu()
 
-    def _batch(self, windows: Sequence[Events]) -> EventBatch:
-        return on_device(self.known(collate(windows, self.items)), self.model.device)
+    def _batch(self, histories: Sequence[Events], shape: LikeWindows | None) -> tuple[list[Events], EventBatch]:
+        """The windows of whole histories, and their batch: of the shape given, or as narrow as they are."""
+        windows = [events[self.window.start(len(events)) :] for events in histories]
+        empty = [] if shape is None else [histories[0][:0]] * (shape.size - len(windows))
+        batch = collate([*windows, *empty], self.items, width=None if shape is None else shape.width)
+        return windows, on_device(self.known(batch), self.model.device)
 
     @torch.no_grad()
-    def embed_many(self, histories: Sequence[Events], wanted: Mapping[str, float] | None = None) -> Tensor:
+    def embed_many(
+        self,
+        histories: Sequence[Events],
+        wanted: Mapping[str, float] | None = None,
+        shape: LikeWindows | None = None,
+    ) -> Tensor:
         """The embeddings of `build_many` alone, [B, D], or those towards the outcomes `wanted` (name -> value)."""
-        batch = self._batch([events[self.window.start(len(events)) :] for events in histories])
-        newest = self.model.newest(batch)
+        windows, batch = self._batch(histories, shape)
+        newest = self.model.newest(batch)[: len(windows)]
         asked = {
             name: torch.full((len(newest),), value, device=newest.device) for name, value in (wanted or {}).items()
         }
         return self.model.queries(newest, wanted=asked).cpu()
 
-    def build_many(self, histories: Sequence[Events]) -> list[UserState]:
-        """Encode whole histories in one padded pass: within 1e-5 of `build`."""
-        windows, first, hidden, queries = self._padded(histories)
+    def build_many(self, histories: Sequence[Events], shape: LikeWindows | None = None) -> list[UserState]:
+        """Encode whole histories in one padded pass: within 1e-5 of `build`.
+
+        Args:
+            histories: all events of each user.
+            shape: what they are padded to; default: as narrow as they are.
+        """
+        windows, first, hidden, queries = self._padded(histories, shape)
         states = []
         for row, (events, window) in enumerate(zip(histories, windows, strict=True)):
             seen, cut = newest_distinct(events.item, self.model.config.state.max_seen)

@@ -5,6 +5,8 @@ n = the user's events ever, W = window, S = stride. A state at n depends on even
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import numpy as np
@@ -53,3 +55,46 @@ class WindowConfig(Section):
         if isinstance(steps, np.ndarray):
             return cast(IntLike, self.S * np.maximum(steps, 0))
         return self.S * max(0, steps)
+
+
+@dataclass(frozen=True)
+class LikeWindows:
+    """Users whose windows are of like length, as one padded block.
+
+    Attributes:
+        rows: int64 [N], which users.
+        width: events of a window, padding included.
+        size: windows of the block, at least N; those beyond are empty.
+    """
+
+    rows: NDArray[np.int64]
+    width: int
+    size: int
+
+
+def like_windows(n_events: NDArray[np.int64], window: WindowConfig, positions: int) -> Iterator[LikeWindows]:
+    """Users in blocks of like windows, the longest first, in few shapes: libraries compile code for each of them.
+
+    A width and its first token make a multiple of 8, or of a sixteenth of the next power of two (or a full window); all
+    blocks of a width have the same size but for the last block of all.
+
+    Args:
+        n_events: int64 [U], each user's events ever.
+        window: the rule.
+        positions: of a block at most, each window's first token included.
+    """
+    length = n_events - window.start(n_events)
+    order = np.argsort(-length, kind="stable")
+    first = 0
+    while first < len(order):
+        tokens = min(_rounded(int(length[order[first]]) + 1, 8), window.length + 1)
+        size = max(1, positions // tokens)
+        rows = order[first : first + size]
+        yield LikeWindows(rows, tokens - 1, min(size, _rounded(len(rows), 1)))
+        first += size
+
+
+def _rounded(n: int, least: int) -> int:
+    """The next multiple of a sixteenth of the power of two above n (at least 1), or of `least`, a power of two."""
+    step = max(least, 1 << max(0, (n - 1).bit_length() - 4))
+    return -(-n // step) * step

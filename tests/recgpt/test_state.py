@@ -174,6 +174,16 @@ def test_padded_path_agrees_with_chunk_path() -> None:
         np.testing.assert_array_equal(many.seen, one.seen)
 
 
+@pytest.mark.parametrize("block", sorted(BLOCKS))
+def test_padded_path_of_many_users_agrees_with_chunk_path(block: str) -> None:
+    """So many positions in a pass that float32 products are oneDNN's."""
+    model = recgpt(block=block)
+    logs = [columns(8 + n % 9, seed=n) for n in range(90)]
+    expected = torch.stack([model.encode(log).embedding for log in logs])
+    many = model.embed_users([model.events(log) for log in logs])
+    torch.testing.assert_close(many, expected, atol=1e-5, rtol=0)
+
+
 def test_encode_many_keeps_the_order_of_users() -> None:
     model = recgpt()
     logs = [columns(n, seed=n) for n in (30, 2, 16, 1)]

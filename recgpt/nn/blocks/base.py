@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from recgpt.nn.attention import backend, weights
 from recgpt.nn.blocks.config import TransformerConfig
+from recgpt.nn.linear import Linear, linear
 from recgpt.nn.positions import Rotary, relative_bias
 
 KeyValue = tuple[Tensor, Tensor]
@@ -113,7 +113,7 @@ class SoftmaxBlock(Block):
         super().__init__(config, length)
         self.backend = backend(config.attention)
 
-    def projected(self, qkv: nn.Linear, x: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+    def projected(self, qkv: Linear, x: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
         """Turned queries and keys, and values, [B, T, H, d] each, of x [B, T, D]; queries of asked positions alone."""
         B, T, D = x.shape
         if frame.at is None:
@@ -121,8 +121,8 @@ class SoftmaxBlock(Block):
             turned = frame.turned(heads[:, :, :2])  # one pass for both
             return turned[:, :, 0], turned[:, :, 1], heads[:, :, 2]
         of_q, of_kv = (None, None) if qkv.bias is None else (qkv.bias[:D], qkv.bias[D:])
-        q = F.linear(frame.asked(x), qkv.weight[:D], of_q).view(B, 1, self.heads, -1)
-        kv = F.linear(x, qkv.weight[D:], of_kv).view(B, T, 2, self.heads, -1)
+        q = linear(frame.asked(x), qkv.weight[:D], of_q).view(B, 1, self.heads, -1)
+        kv = linear(x, qkv.weight[D:], of_kv).view(B, T, 2, self.heads, -1)
         return frame.turned_queries(q), frame.turned(kv[:, :, 0]), kv[:, :, 1]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, frame: Frame, past: KeyValue | None) -> tuple[Tensor, KeyValue]:

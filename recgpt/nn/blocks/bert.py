@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from recgpt.nn.blocks.base import Frame, KeyValue, SoftmaxBlock
 from recgpt.nn.blocks.config import TransformerConfig
 from recgpt.nn.dropout import dropout
+from recgpt.nn.linear import Linear
 
 
 class BertBlock(SoftmaxBlock):
@@ -17,8 +18,8 @@ class BertBlock(SoftmaxBlock):
         super().__init__(config, length)
         dim, inner = config.dim, int(config.dim * config.feed_forward)
         self.norm_attention, self.norm_feed_forward = nn.LayerNorm(dim, 1e-12), nn.LayerNorm(dim, 1e-12)
-        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.up, self.down = nn.Linear(dim, inner), nn.Linear(inner, dim)
+        self.qkv, self.out = Linear(dim, 3 * dim), Linear(dim, dim)
+        self.up, self.down = Linear(dim, inner), Linear(inner, dim)
 
     @staticmethod
     def input_norm(dim: int) -> nn.Module:

@@ -9,6 +9,7 @@ from recgpt.nn.attention import visible
 from recgpt.nn.blocks.base import Block, Frame, KeyValue, extended
 from recgpt.nn.blocks.config import TransformerConfig
 from recgpt.nn.dropout import dropout
+from recgpt.nn.linear import Linear
 
 _EPS = 1e-6
 
@@ -25,8 +26,8 @@ class HstuBlock(Block):
 
     def __init__(self, config: TransformerConfig, length: int) -> None:
         super().__init__(config, length)
-        self.uvqk = nn.Linear(config.dim, 4 * config.dim, bias=False)
-        self.out = nn.Linear(config.dim, config.dim)
+        self.uvqk = Linear(config.dim, 4 * config.dim, bias=False)
+        self.out = Linear(config.dim, config.dim)
 
     @staticmethod
     def final_norm(dim: int) -> nn.Module:

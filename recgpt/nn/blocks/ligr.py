@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from recgpt.nn.blocks.base import Frame, KeyValue, SoftmaxBlock
 from recgpt.nn.blocks.config import TransformerConfig
 from recgpt.nn.dropout import dropout
+from recgpt.nn.linear import Linear
 
 
 class LigrBlock(SoftmaxBlock):
@@ -17,9 +18,9 @@ class LigrBlock(SoftmaxBlock):
         super().__init__(config, length)
         dim, inner = config.dim, int(config.dim * config.feed_forward)
         self.norm_attention, self.norm_feed_forward = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.up, self.down = nn.Linear(dim, 2 * inner, bias=False), nn.Linear(inner, dim, bias=False)
-        self.gate_attention, self.gate_feed_forward = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.qkv, self.out = Linear(dim, 3 * dim), Linear(dim, dim)
+        self.up, self.down = Linear(dim, 2 * inner, bias=False), Linear(inner, dim, bias=False)
+        self.gate_attention, self.gate_feed_forward = Linear(dim, dim), Linear(dim, dim)
 
     @staticmethod
     def final_norm(dim: int) -> nn.Module:

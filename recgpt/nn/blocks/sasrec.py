@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from recgpt.nn.blocks.base import Frame, KeyValue, SoftmaxBlock
 from recgpt.nn.blocks.config import TransformerConfig
 from recgpt.nn.dropout import dropout
+from recgpt.nn.linear import Linear
 
 
 class SasrecBlock(SoftmaxBlock):
@@ -21,9 +22,9 @@ class SasrecBlock(SoftmaxBlock):
         super().__init__(config, length)
         dim, inner = config.dim, int(config.dim * config.feed_forward)
         self.norm_attention, self.norm_feed_forward = nn.LayerNorm(dim, 1e-8), nn.LayerNorm(dim, 1e-8)
-        self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(dim, 2 * dim)
-        self.up, self.down = nn.Linear(dim, inner), nn.Linear(inner, dim)
+        self.query = Linear(dim, dim)
+        self.key_value = Linear(dim, 2 * dim)
+        self.up, self.down = Linear(dim, inner), Linear(inner, dim)
 
     @staticmethod
     def final_norm(dim: int) -> nn.Module:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from recgpt.nn.blocks.base import Frame, KeyValue, SoftmaxBlock, plain_norm
 from recgpt.nn.blocks.config import TransformerConfig
 from recgpt.nn.dropout import dropout
+from recgpt.nn.linear import Linear, swiglu
 
 
 class StandardBlock(SoftmaxBlock):
@@ -17,10 +17,10 @@ class StandardBlock(SoftmaxBlock):
         super().__init__(config, length)
         dim, inner = config.dim, int(config.dim * config.feed_forward)
         self.norm_attention, self.norm_feed_forward = plain_norm(dim), plain_norm(dim)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.out = nn.Linear(dim, dim, bias=False)
-        self.up = nn.Linear(dim, 2 * inner, bias=False)
-        self.down = nn.Linear(inner, dim, bias=False)
+        self.qkv = Linear(dim, 3 * dim, bias=False)
+        self.out = Linear(dim, dim, bias=False)
+        self.up = Linear(dim, 2 * inner, bias=False)
+        self.down = Linear(inner, dim, bias=False)
 
     @staticmethod
     def final_norm(dim: int) -> nn.Module:
@@ -36,6 +36,5 @@ class StandardBlock(SoftmaxBlock):
         """As `Block`."""
         y, own = self.attend(*self.projected(self.qkv, self.norm_attention(x), frame), frame, past)
         x = frame.asked(x) + dropout(self.out(y), self.dropout, self.training)
-        gate, linear = self.up(self.norm_feed_forward(x)).chunk(2, -1)
-        y = self.down(F.silu(gate) * linear)
+        y = self.down(swiglu(self.norm_feed_forward(x), self.up.weight))
         return x + dropout(y, self.dropout, self.training), own
