@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.process import ROOT, printed
 from benchmarks.steps import Steps, peak, prepared_alone, random_log, targets
 from benchmarks.svg import svg
 from recgpt.files import atomic_write_text, write_json
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PICTURE = ROOT / "benchmarks" / "growth.json", ROOT / "docs" / "growth.svg"
 BASE = {"length": 200, "items": 10_000, "batch": 12_800}
 GROWN = {
@@ -112,10 +111,8 @@ def main() -> None:
         wanted = arguments.only is None or shape[arguments.only] != BASE[arguments.only] or shape == BASE
         if name in found or not wanted:
             continue
-        limits = ["--seconds", str(arguments.seconds), "--threads", str(arguments.threads)]
-        words = [sys.executable, "-m", "benchmarks.growth", "--one", name, *limits]
-        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
-        found[name] = json.loads(done.stdout.splitlines()[-1])
+        limits = ["--seconds", arguments.seconds, "--threads", arguments.threads]
+        found[name] = printed(["benchmarks.growth", "--one", name, *limits])
         write_json(arguments.results, found)
         print(shape, {key: round(value) for key, value in found[name].items()}, file=sys.stderr)
     atomic_write_text(arguments.picture, picture(found))

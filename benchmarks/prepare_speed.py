@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import duckdb
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.process import printed
 
 
 def write_log(path: Path, events: int) -> None:
@@ -74,10 +73,8 @@ def main() -> None:
         write_log(log, arguments.events)
         for _ in range(arguments.repeats):
             for name, seconds in found.items():
-                words = [sys.executable, "-m", "benchmarks.prepare_speed", "--one", name, str(log)]
-                words += ["--memory", arguments.memory, "--folder", folder]
-                done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
-                seconds.append(json.loads(done.stdout.splitlines()[-1]))
+                words = ["benchmarks.prepare_speed", "--one", name, log, "--memory", arguments.memory]
+                seconds.append(printed([*words, "--folder", folder]))
                 print(f"{name}: {seconds[-1]:.1f} s", file=sys.stderr)
     ratios = [a / b for a, b in zip(found["recgpt"], found["duckdb"], strict=True)]
     medians = {name: statistics.median(seconds) for name, seconds in found.items()}

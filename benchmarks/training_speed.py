@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.process import printed
 from benchmarks.steps import WARM_UP, Steps, matrix_rate, peak, prepared_alone, targets
 
-ROOT = Path(__file__).resolve().parents[1]
 PEER = Path(__file__).parent / "peers" / "rectools_sasrec.py"
 LENGTH = 200
 
@@ -34,12 +33,6 @@ def ours(config: str, overrides: list[str], seconds: float) -> dict[str, float]:
         flops, rate = steps.flops(targets), matrix_rate(steps.device)
     limits = {"flops_per_event": flops, "matrix_flops_per_second": rate, "floor_events_per_second": rate / flops}
     return found | limits | {"share_of_floor": wall * flops / rate}
-
-
-def measured(words: list[str]) -> dict[str, float]:
-    """The last line that a process of its own prints."""
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
-    return {str(name): float(value) for name, value in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
 def main() -> None:
@@ -58,7 +51,7 @@ def main() -> None:
         print(json.dumps(ours(arguments.config, arguments.overrides, arguments.seconds)))
         return
     limits = ["--seconds", str(arguments.seconds), "--threads", str(arguments.threads)]
-    module = [sys.executable, "-m", "benchmarks.training_speed", arguments.config, *arguments.overrides]
+    module = ["benchmarks.training_speed", arguments.config, *arguments.overrides]
     words = {"recgpt": [*module, "--one", *limits]}
     if arguments.peer:
         python, log = arguments.peer
@@ -67,7 +60,7 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in words}
     for _ in range(arguments.repeats):
         for name in words:
-            found[name].append(measured(words[name]))
+            found[name].append(printed(words[name]))
             print(name, {key: round(value, 2) for key, value in found[name][-1].items()}, file=sys.stderr)
     told: dict[str, Any] = {
         name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in found.items()
