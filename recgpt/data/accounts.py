@@ -194,8 +194,8 @@ def summarise(
     """What `summary.json` tells of a prepared log: counts, split, schema, warnings."""
     n_events = writer.column("n_events")
     collisions = {
-        "users": users.num_rows - len(np.unique(users["hash"].to_numpy())),
-        "items": len(item_hashes) - len(np.unique(item_hashes)),
+        name: int((np.diff(np.sort(hashes)) == 0).sum())
+        for name, hashes in (("users", users["hash"].to_numpy()), ("items", item_hashes))
     }
     summary: dict[str, Any] = {
         "rows": {

@@ -37,6 +37,8 @@ class Columns:
         self.stats = stats
         self.table = source.table
         self.checks: list[Check] = []
+        self.ticks: ir.IntegerColumn | None = None
+        """The clock as the log has it, also out of range, where its unit is a whole number of microseconds."""
 
     def reject(self, condition: ir.BooleanValue, reason: str, key: str, column: str, remedy: str) -> None:
         """Rows that meet the condition are rejected."""
@@ -230,6 +232,8 @@ class Columns:
         if unit == "ns":
             # `//` goes through doubles here; a multiple of 1000 divides nearly enough to round
             return ((ticks - ticks % 1000) / 1000).round().cast("int64")
+        if not (value.type().is_unsigned_integer() and value.type().nbytes == 8):
+            self.ticks = value.cast("int64")
         return ticks * (10**6 // per_second)
 
 

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from recgpt.errors import ConfigError
 
+_DECIMALS = "S20"
+"""Room for the decimals of any integer of 64 bits; half the time of formatting each in Python."""
 MOST_CATEGORIES = 64
 """Of one item and feature: in memory every item has the room of the one that has most."""
 
@@ -35,12 +37,16 @@ def hash_ids(values: Sequence[Any] | NDArray) -> NDArray[np.int64]:
     Raises:
         ConfigError: an id is null, empty, a float or of another type.
     """
+    column: Any = values
     if hasattr(values, "to_pylist"):
-        values = values.to_pylist()
-    elif isinstance(values, np.ndarray):
-        values = values.tolist()
-    digest = xxhash.xxh64_intdigest
-    hashes = np.fromiter((digest(text) for text in _texts(values)), np.uint64, len(values))
+        integers = column.type.equals("int64") and not column.null_count
+        column = column.to_numpy() if integers else column.to_pylist()
+    texts: Iterable[bytes]
+    if isinstance(column, np.ndarray) and column.dtype.kind in "iu":
+        texts = column.astype(_DECIMALS).tolist()
+    else:
+        texts = _texts(column.tolist() if isinstance(column, np.ndarray) else column)
+    hashes = np.fromiter(map(xxhash.xxh64_intdigest, texts), np.uint64, len(values))
     return hashes.view(np.int64)
 
 

@@ -3,7 +3,8 @@
     files -> types and checks (read.py) -> distinct ids, hashed -> side tables (side.py) -> join, sort
     -> one streaming pass (sequences.py) -> Prepared
 
-Passes over the log: count the reasons; distinct users; distinct items; one per categorical context column; the sort.
+Passes over the log: count the reasons; distinct users (unless their ids are integers of a range below 2^31 and nothing
+else is known of them); distinct items; one per categorical context column; the sort.
 
 `rejects.parquet` has a line for every rejected row: `reason`, `field` (the config key), `value`, `file`, `row` and the
 row as `json`. `row` counts from 0 in the file, as the log's lines stand there, the header and blank lines left out.
@@ -31,9 +32,10 @@ from recgpt.data.engine import FILE, ROW, Engine
 from recgpt.data.events import NO_TIME
 from recgpt.data.hashing import hash_ids
 from recgpt.data.items import ItemTable
+from recgpt.data.keys import Range, ScatteredIds, ShortNumbers
 from recgpt.data.prepared import FORMAT, REJECTS, Prepared, source_files, source_stamps
-from recgpt.data.read import Log, read_log
-from recgpt.data.schema import ColumnSplit, DataConfig, WhereSplit
+from recgpt.data.read import TICKS, Log, read_log
+from recgpt.data.schema import UNITS_PER_SECOND, ColumnSplit, DataConfig, WhereSplit
 from recgpt.data.sequences import USER_COLUMNS, SequenceWriter
 from recgpt.data.side import ItemSide, Side, read_items, read_users
 from recgpt.errors import ConfigError
@@ -162,9 +164,8 @@ class Preparation:
             accounts.refuse_bad_log()
             accounts.write_rejects(self.folder / REJECTS)
         kept = log.kept if accounts.n_rejected or accounts.n_filtered else log.typed
-        with self.stages.stage("distinct users") as told:
-            users = self._user_table(kept)
-            told(users.num_rows)
+        ranges = self._ranges(kept)
+        users = self._users(kept, ranges)
         with self.stages.stage("distinct items") as told:
             ids, hashes = self._distinct(kept, "__item")
             by_hash = np.argsort(hashes, kind="stable")
@@ -172,16 +173,19 @@ class Preparation:
             told(len(ids))
         profile, side = self._side_tables(users, ids)  # before the sort, so that a wrong column is told at once
         with self.stages.stage("sort and split") as told:
+            order, shortened = self._order(kept, ranges)
             place = _place(kept, len(log.source.files), longest)
-            events, categories = self._sorted(kept, users, ids, place)
-            writer = SequenceWriter(self.config, hashes, self.folder / "events", categories)
+            events, categories = self._sorted(kept.mutate(__order=order, __row=place), users, ids)
+            writer = SequenceWriter(self.config, len(ids), self.folder / "events", categories, shortened)
             writer.write_all(self.engine.batches(events, BATCH_ROWS), told, self.engine.interrupt)
         if self.config.duplicates == "fail" and writer.n_copies:
             raise ConfigError(
                 f"data.duplicates: fail, and {writer.n_copies:,} events repeat the user, item and time of another;"
                 " remove them from the log, or set data.duplicates to keep or drop"
             )
-        with self.stages.stage("write users and items"):
+        with self.stages.stage("write users and items") as told:
+            users = users if isinstance(users, pa.Table) else _user_table(users.back(np.concatenate(writer.keys)))
+            told(users.num_rows)
             self._write_users(users, profile, writer)
             self._write_items(ids, hashes, side, writer)
         summary = summarise(self.config, accounts, writer, users, hashes, side, profile)
@@ -196,12 +200,40 @@ class Preparation:
         self.stages.warn(summary["warnings"])
         return log
 
-    def _side_tables(self, users: pa.Table, item_ids: pa.Array) -> tuple[Side, ItemSide]:
+    def _ranges(self, kept: ir.Table) -> dict[str, Range]:
+        """Of the events' users and clock or order, by column, where these are integers; a Parquet file knows them."""
+        named = ("__user", TICKS if TICKS in kept.columns else "__order")
+        integers = [name for name in named if kept[name].type().is_integer()]
+        if not integers:
+            return {}
+        ends = {f"least {name}": kept[name].min() for name in integers}
+        [row] = self.engine.fetch(
+            kept.aggregate(**ends, **{f"most {name}": kept[name].max() for name in integers})
+        ).to_pylist()
+        return {name: Range(row[f"least {name}"], row[f"most {name}"]) for name in integers}
+
+    def _users(self, kept: ir.Table, ranges: Mapping[str, Range]) -> pa.Table | ScatteredIds:
+        """The users in the order of the events; or, where that can be had without knowing them, how they are ordered.
+
+        A table has the columns user and hash, sorted by (bucket, user), a bucket being a random part of the users.
+        """
+        scattered = ScatteredIds.of(ranges.get("__user"))
+        if scattered is not None and self.config.users is None:
+            return scattered
+        with self.stages.stage("distinct users") as told:
+            ids, hashes = self._distinct(kept, "__user")
+            bucket = hashes.view(np.uint64) >> np.uint64(64 - BUCKET_BITS)
+            order = np.argsort(bucket, kind="stable")
+            told(len(ids))
+            return pa.table({"user": ids.take(pa.array(order)), "hash": hashes[order]})
+
+    def _side_tables(self, users: pa.Table | ScatteredIds, item_ids: pa.Array) -> tuple[Side, ItemSide]:
         """What is known of the log's users and items besides their events."""
         config = self.config
         named = config.users is not None or config.items is not None
+        user_ids = _one_array(users["user"]) if isinstance(users, pa.Table) else pa.nulls(0, pa.int64())
         with self.stages.stage("users and items known") if named else nullcontext():
-            profile = read_users(self.engine, config.users, _one_array(users["user"]), self.scratch)
+            profile = read_users(self.engine, config.users, user_ids, self.scratch)
             return profile, read_items(self.engine, config.items, item_ids, self.scratch)
 
     def _distinct(self, kept: ir.Table, column: str) -> tuple[pa.Array, NDArray[np.int64]]:
@@ -212,25 +244,27 @@ class Preparation:
         ids = ids.take(pc.sort_indices(ids))
         return ids, hash_ids(ids)
 
-    def _user_table(self, kept: ir.Table) -> pa.Table:
-        """user, hash, sorted by (bucket, user), a bucket being a random part of the users; the row is the user_row."""
-        ids, hashes = self._distinct(kept, "__user")
-        bucket = hashes.view(np.uint64) >> np.uint64(64 - BUCKET_BITS)
-        order = np.argsort(bucket, kind="stable")
-        return pa.table({"user": ids.take(pa.array(order)), "hash": hashes[order]})
+    def _order(self, kept: ir.Table, ranges: Mapping[str, Range]) -> tuple[ir.Column, ShortNumbers | None]:
+        """The order as it is sorted, and what it was shortened by."""
+        ticks = TICKS in kept.columns
+        scale = 10**6 // UNITS_PER_SECOND[self.config.time_unit] if ticks else 1
+        name = TICKS if ticks else "__order"
+        shortened = ShortNumbers.of(ranges.get(name), scale)
+        return (kept["__order"], None) if shortened is None else (shortened.short(kept[name]), shortened)
 
     def _sorted(
-        self, kept: ir.Table, users: pa.Table, item_ids: pa.Array, place: ir.IntegerColumn
+        self, kept: ir.Table, users: pa.Table | ScatteredIds, item_ids: pa.Array
     ) -> tuple[ir.Table, dict[str, NDArray[np.int64]]]:
-        """The events with rows instead of ids, in their final order, and what the codes of categories stand for.
+        """The events with keys and rows instead of ids, in their final order; what the codes of categories stand for.
 
-        What starts with `__` is not written. The order is (user, order, ties, item hash, place in the files): total, so
-        that two runs are equal. Items are numbered by their hash and places narrow: a sort key of 24 bytes takes half
-        the time of one of 32, and the widest numbers (hashes) join after the sort.
+        What starts with `__` is not written. The order is (user, order, ties, place in the files): total, so that two
+        runs are equal. Keys are as short as can be: three of int32 sort in two thirds of the time that int64 and an
+        item between them take, so events of one place are ordered by their items after it, by `SequenceWriter`. Users
+        of integer ids need no join, which costs as much again.
         """
         config = self.config
         names = ["__order", *(f"__tie.{i}" for i in range(len(config.tie)))]
-        keys = ["user_row", *names, "item_row", "__row"]
+        keys = ["user_key", *names, "__row"]
         if config.order is not None and config.time is not None:
             names.append("__time")
         if config.target != "all":
@@ -239,24 +273,30 @@ class Preparation:
             names.append("__part")
         if config.impressions is not None and config.impressions.where is not None:
             names.append("__impression")
-        columns: dict[str, Any] = {name: kept[name] for name in names}
-        columns["__row"] = place
-        columns |= {f"o.{name}": kept[f"__o.{name}"].cast("float32") for name in config.outcomes}
+        columns: dict[str, Any] = {name: kept[name] for name in (*names, "__row")}
+        columns |= {
+            f"o.{name}": kept[f"__o.{name}"].cast("int8" if outcome.kind == "binary" else "float32")
+            for name, outcome in config.outcomes.items()
+        }
         categorical = [name for name, context in config.context.items() if context.kind == "categorical"]
         for name in config.context:
             value = kept[f"__c.{name}"]
             columns[f"c.{name}"] = value if name in categorical else value.cast("float32")
-        joined = kept.select("__user", "__item", **columns)
-        joined = self._numbered(joined, "__user", users["user"], "user_row")
+        if isinstance(users, pa.Table):
+            joined = kept.select("__user", "__item", **columns)
+            joined = self._numbered(joined, "__user", users["user"], "user_key")
+        else:
+            joined = kept.select("__item", user_key=users.short(kept["__user"]), **columns)
         joined = self._numbered(joined, "__item", item_ids, "item_row")
         categories: dict[str, NDArray[np.int64]] = {}
         for name in categorical:
             values, categories[name] = self._distinct(kept, f"__c.{name}")
             joined = self._numbered(joined, f"c.{name}", values, f"code of {name}", required=False)
-        ordered = {name: joined[name] for name in ("user_row", "item_row", *columns)}
+        ordered = {name: joined[name] for name in ("user_key", "item_row", *columns)}
         ordered |= {f"c.{name}": joined[f"code of {name}"] for name in categorical}
         events = joined.select(**ordered)
-        return events.order_by([events[key].asc(nulls_first=True) for key in keys]), categories
+        events = events.order_by([events[key].asc(nulls_first=True) for key in keys])
+        return events.drop("__row"), categories
 
     def _numbered(self, events: ir.Table, key: str, ids: pa.Array, name: str, required: bool = True) -> ir.Table:
         """Events with one more column, int32, the place of column `key` among `ids`.
@@ -279,7 +319,8 @@ class Preparation:
         table = table.append_column("last_time", pa.array(last, mask=last == NO_TIME))
         for name, values in profile.features.items():
             table = table.append_column(f"f.{name}", pa.array(values))
-        pq.write_table(table, self.folder / "users.parquet")
+        repeated = [name for name in table.column_names if name.startswith("f.")]
+        pq.write_table(table, self.folder / "users.parquet", use_dictionary=repeated or False)
         writer.content.update("users", table.drop_columns("user"))  # `hash` stands for the id
 
     def _write_items(self, ids: pa.Array, hashes: NDArray[np.int64], side: ItemSide, writer: SequenceWriter) -> None:
@@ -299,6 +340,11 @@ class Preparation:
         # `hash` stands for the id; titles are for people only
         table = items.to_arrow().drop_columns(["id"] if items.title is None else ["id", "title"])
         writer.content.update("items", table)
+
+
+def _user_table(ids: NDArray[np.int64]) -> pa.Table:
+    """user, hash."""
+    return pa.table({"user": ids, "hash": hash_ids(ids)})
 
 
 def _place(kept: ir.Table, n_files: int, longest: int) -> ir.IntegerColumn:

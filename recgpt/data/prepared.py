@@ -26,7 +26,7 @@ from recgpt.data.logs import find_files
 from recgpt.data.schema import DataConfig, DataSchema
 from recgpt.errors import ConfigError
 
-FORMAT = 3
+FORMAT = 4
 REJECTS = "rejects.parquet"
 CACHE = "cache"
 CACHE_ROWS = 1 << 17
@@ -161,13 +161,13 @@ class Prepared:
 
     def item_rows(self, start: int, stop: int) -> NDArray[np.int64]:
         """Rows of `items` of the events at global positions [start, stop), int64 [N]."""
-        return self._columns["item_row"](start, stop)
+        return self._columns["item_row"](start, stop).astype(np.int64)
 
     def events(self, start: int, stop: int) -> Events:
         """The events at global positions [start, stop) (a user's first is `users.offset[row]`)."""
         read = self._columns
         return Events(
-            item=read["item"](start, stop),
+            item=self.items.hash[read["item_row"](start, stop)],
             time=read["time"](start, stop),
             target=read["target"](start, stop),
             outcomes={name: read[f"o.{name}"](start, stop) for name in self.schema.outcomes},

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 FILTERED = -1
-WHY = "__why"
+WHY, TICKS = "__why", "__ticks"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Log:
         source: the files.
         typed: the input's columns and, beside them, the events' columns, which start with `__`:
             why (null = kept, `FILTERED`, or an index of `checks`), user, item, order, time, tie.N,
-            o.NAME, c.NAME, target, part, impression.
+            o.NAME, c.NAME, target, part, impression; ticks, the clock as the log has it, where it is the order
+            and its unit a whole number of microseconds.
         checks: what `__why` says.
     """
 
@@ -127,6 +128,8 @@ class _Events(Columns):
             columns["__order"] = self.sort_key(config.order, "data.order", required=True)
         else:
             columns["__order"] = time
+            if self.ticks is not None:
+                columns[TICKS] = self.ticks
             self.reject(
                 columns["__order"].isnull(),
                 "null time",

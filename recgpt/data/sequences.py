@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -16,11 +17,16 @@ from recgpt.ahead import read_ahead
 from recgpt.data.content import ContentDigest
 from recgpt.data.events import NO_TIME
 from recgpt.data.impressions import ImpressionColumns
+from recgpt.data.keys import ShortNumbers
 from recgpt.data.schema import DataConfig
 from recgpt.data.split import UserSplit, event_parts, split_users
+from recgpt.files import fsync_path
 
 EVENTS_PER_PART = 1 << 23
 ROW_GROUP = 1 << 19
+"""Events that are counted and written together, at least."""
+_VARIED = ("item_row", "time")
+"""Columns that compression makes hardly smaller."""
 USER_COLUMNS = (
     "hash",
     "offset",
@@ -35,16 +41,22 @@ USER_COLUMNS = (
 
 
 class SequenceWriter:
-    """Takes events sorted by (user_row, order, ...) and writes `events/part-*.parquet`.
+    """Takes events sorted by (user_key, order, ties, place in the files) and writes `events/part-*.parquet`.
+
+    Users are numbered in the order of their keys.
+
+    Events that share their order and ties are written by their item's hash.
 
     Args:
         config: the data section.
-        item_hash: int64 [I], by item_row.
+        n_items: I; item_row is in [0, I), ascending by the items' hash.
         folder: where the parts are written.
         categories: name -> int64 [V], the hashes that the codes of a categorical context column stand for.
+        order: what the stream's `__order` was shortened by, or None.
 
     Attributes:
         users: per user and in order of user_row: n_events, the split's positions, last_time (`NO_TIME` = unknown).
+        keys: the users' keys in order.
         n_events: int64 [I], events per item.
         n_later: int64 [3, I], those of them after the training part, and after what is seen at validation and test.
         n_copies, n_dropped, n_tied, n_targets, n_no_time: counts of events.
@@ -57,26 +69,27 @@ class SequenceWriter:
     def __init__(
         self,
         config: DataConfig,
-        item_hash: NDArray[np.int64],
+        n_items: int,
         folder: Path,
         categories: Mapping[str, NDArray[np.int64]] | None = None,
+        order: ShortNumbers | None = None,
     ) -> None:
-        n_items = len(item_hash)
         self.categories = {f"c.{name}": pa.array(hashes) for name, hashes in (categories or {}).items()}
-        self.config = config
-        self.item_hash = item_hash
+        self.config, self.order = config, order
         self.folder = folder
         self.users: list[dict[str, NDArray[np.int64]]] = []
+        self.keys: list[NDArray[np.integer]] = []
         self.n_events = np.zeros(n_items, np.int64)
         self.n_later = np.zeros((3, n_items), np.int64)
         self.n_copies = self.n_dropped = self.n_tied = self.n_targets = self.n_no_time = 0
         self.n_backwards = 0
         self.first_time: int | None = None
         self.last_time: int | None = None
-        self.rows = 0
+        self.rows = self.n_users = 0
         self.impressions = None if config.impressions is None else ImpressionColumns(config)
         self.content = ContentDigest()
         self._parts = 0
+        self._flushing: list[Future[None]] = []
         self._rows_in_part = 0
         self._writer: pq.ParquetWriter | None = None
 
@@ -86,7 +99,7 @@ class SequenceWriter:
         told: Callable[[int], None] = lambda rows: None,
         stop: Callable[[], object] | None = None,
     ) -> None:
-        """Consume the sorted stream: reading, counting and writing each have a thread.
+        """Consume the sorted stream: reading, counting, writing and flushing each have a thread.
 
         Args:
             batches: the stream.
@@ -94,12 +107,16 @@ class SequenceWriter:
             stop: breaks off the making of a batch, where this ends by an error.
         """
         self.folder.mkdir()
-        with closing(read_ahead(self._finished(read_ahead(batches, stop=stop)), stop=stop)) as whole:
+        with (
+            ThreadPoolExecutor(1, "flush") as flusher,
+            closing(read_ahead(self._finished(read_ahead(batches, stop=stop)), stop=stop)) as whole,
+        ):
             for events in whole:
-                self._write(events)
+                self._write(events, flusher)
                 told(self.rows)
-        if self._writer is not None:
-            self._writer.close()
+            self._close(flusher)
+        for flushed in self._flushing:
+            flushed.result()
 
     @property
     def n_train_events(self) -> NDArray[np.int64]:
@@ -117,16 +134,21 @@ class SequenceWriter:
             yield from self._whole(batches)
 
     def _whole(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+        """At least `ROW_GROUP` events each, but for the last: what is counted over all items is so often enough."""
         waiting: list[pa.RecordBatch] = []
+        rows = 0
         for batch in batches:
-            rows = batch["user_row"].to_numpy()
-            end = int(np.searchsorted(rows, rows[-1])) if len(rows) else 0
-            same = waiting and len(rows) and waiting[-1]["user_row"][-1].as_py() == rows[0]
-            if end == 0 and (same or not waiting):
+            if len(batch) == 0:
+                continue
+            keys = batch["user_key"].to_numpy()
+            end = int(np.searchsorted(keys, keys[-1]))  # where the last user begins
+            one_user = end == 0 and (not waiting or waiting[-1]["user_key"][-1].as_py() == keys[0])
+            if one_user or rows + len(batch) < ROW_GROUP:
                 waiting.append(batch)
+                rows += len(batch)
                 continue
             yield self._take(pa.Table.from_batches([*waiting, batch.slice(0, end)]))
-            waiting = [batch.slice(end)]
+            waiting, rows = [batch.slice(end)], len(batch) - end
         if waiting:
             yield self._take(pa.Table.from_batches(waiting))
 
@@ -138,16 +160,18 @@ class SequenceWriter:
         """Count whole users; the table as it is written."""
         if events.num_rows == 0:
             return events
-        events = self._complete(events)
+        events = self._numbered(events.combine_chunks())
         user = events["user_row"].to_numpy()
-        self.n_tied += _count_tied(events, user)
-        copies = self._copies(events, user)
+        tied = repeats_place(events, user)
+        self.n_tied += int(_shared(tied).sum())
+        events = self._complete(by_item(events, tied))
+        copies = self._copies(events, user, tied)
         self.n_copies += int(copies.sum())
         if self.config.duplicates == "drop" and copies.any():
             self.n_dropped += int(copies.sum())
             events = events.filter(pa.array(~copies))
             user = events["user_row"].to_numpy()
-        starts = np.flatnonzero(np.diff(user, prepend=user[0] - 1))
+        starts = np.flatnonzero(_differs(user))
         counts = np.diff(starts, append=len(user))
         time, item = _times(events), events["item_row"].to_numpy()
         target = events["target"].to_numpy()
@@ -163,28 +187,44 @@ class SequenceWriter:
                 events = events.append_column(name, column)
         return events.drop_columns([n for n in events.column_names if n.startswith("__")])
 
-    def _copies(self, events: pa.Table, user: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _numbered(self, events: pa.Table) -> pa.Table:
+        """The events with `user_row` instead of the key, and their order as it was."""
+        key = events["user_key"].to_numpy()
+        new = _differs(key)
+        self.keys.append(key[new])
+        row = np.cumsum(new, dtype=np.int32) + np.int32(self.n_users - 1)
+        self.n_users = int(row[-1]) + 1
+        if self.order is not None:
+            events = events.set_column(
+                events.column_names.index("__order"), "__order", self.order.back(events["__order"])
+            )
+        return events.set_column(events.column_names.index("user_key"), "user_row", pa.array(row))
+
+    def _copies(self, events: pa.Table, user: NDArray[np.integer], tied: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Which events repeat an earlier one, bool [N]."""
         one_clock = self.config.order is None or self.config.time is None
-        return (find_neighbours if one_clock and not self.config.tie else find_copies)(events, user)
+        if one_clock and not self.config.tie:
+            return find_neighbours(events, tied)
+        return find_copies(events, user)
 
     def _complete(self, events: pa.Table) -> pa.Table:
-        """Add the columns that need not pass through the sort: wide rows, the item hash, the time, the target."""
-        row = events["item_row"].to_numpy()
+        """Add what need not pass through the sort: time, target, outcomes and categories as they are written."""
+        rows = events.num_rows
         if self.config.time is None:
-            time = pa.nulls(len(row), pa.int64())
+            time = pa.nulls(rows, pa.int64())
         else:
             time = events["__time" if self.config.order is not None else "__order"]
         every = "__target" not in events.column_names
         columns = {
-            "user_row": events["user_row"].cast("int64"),
-            "item": pa.array(self.item_hash[row]),
-            "item_row": events["item_row"].cast("int64"),
+            "user_row": events["user_row"],
+            "item_row": events["item_row"],
             "time": time,
-            "target": pa.array(np.ones(len(row), np.bool_)) if every else events["__target"],
+            "target": pa.array(np.ones(rows, np.bool_)) if every else events["__target"],
         }
-        for prefix in ("o.", "c.", "__order", "__tie.", "__part", "__impression"):
-            columns |= {n: events[n] for n in events.column_names if n.startswith(prefix)}
+        names = events.column_names
+        columns |= {n: events[n].cast("float32") for n in names if n.startswith("o.")}
+        for prefix in ("c.", "__order", "__tie.", "__part", "__impression"):
+            columns |= {n: events[n] for n in names if n.startswith(prefix)}
         columns |= {name: hashes.take(events[name]) for name, hashes in self.categories.items()}
         return pa.table(columns)
 
@@ -198,13 +238,14 @@ class SequenceWriter:
         positions = {name: values for name, values in split._asdict().items() if name in USER_COLUMNS}
         last = np.maximum.reduceat(time, starts)
         self.users.append({"n_events": counts, **positions, "last_time": last})
-        known = time[time != NO_TIME]
-        self.n_no_time += len(time) - len(known)
-        back = (time[1:] < time[:-1]) & (time[1:] != NO_TIME)
+        known = time != NO_TIME
+        n_known = int(np.count_nonzero(known))
+        self.n_no_time += len(time) - n_known
+        back = (time[1:] < time[:-1]) & known[1:]
         back[starts[1:] - 1] = False  # another user's clock
-        self.n_backwards += int(back.sum())
-        if len(known):
-            low, high = int(known.min()), int(known.max())
+        self.n_backwards += int(np.count_nonzero(back))
+        if n_known:
+            low, high = int((time if n_known == len(time) else time[known]).min()), int(time.max())
             self.first_time = low if self.first_time is None else min(low, self.first_time)
             self.last_time = high if self.last_time is None else max(high, self.last_time)
 
@@ -219,23 +260,35 @@ class SequenceWriter:
         for later, end in zip(self.n_later, (split.train_end, split.valid_seen_end, split.test_seen_end), strict=True):
             np.add.at(later, item[_ranges(starts + end, starts + counts)], 1)
 
-    def _write(self, events: pa.Table) -> None:
+    def _write(self, events: pa.Table, flusher: ThreadPoolExecutor) -> None:
         if events.num_rows == 0:
             return
         if self._writer is None or self._rows_in_part >= EVENTS_PER_PART:
-            if self._writer is not None:
-                self._writer.close()
-            path = self.folder / f"part-{self._parts:05d}.parquet"
-            few_values = [n for n in events.column_names if n.startswith(("o.", "c.", "impression"))]
+            self._close(flusher)
+            names = events.column_names
             self._writer = pq.ParquetWriter(
-                path, events.schema, compression="lz4", use_dictionary=["user_row", *few_values]
+                self._path(),
+                events.schema,
+                compression={name: "none" if name in _VARIED else "lz4" for name in names},
+                use_dictionary=[name for name in names if name.startswith("c.")] or False,
+                write_statistics=False,
             )
-            self._parts += 1
             self._rows_in_part = 0
         self._writer.write_table(events, row_group_size=ROW_GROUP)
         self.content.update("events", events)
         self._rows_in_part += events.num_rows
         self.rows += events.num_rows
+
+    def _path(self) -> Path:
+        """Of the part that is written."""
+        return self.folder / f"part-{self._parts:05d}.parquet"
+
+    def _close(self, flusher: ThreadPoolExecutor) -> None:
+        """End a part; it goes to the disk while the next ones are made."""
+        if self._writer is not None:
+            self._writer.close()
+            self._flushing.append(flusher.submit(fsync_path, self._path()))
+            self._parts += 1
 
 
 def _ranges(first: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -249,8 +302,15 @@ def _times(events: pa.Table) -> NDArray[np.int64]:
     return pc.fill_null(events["time"], NO_TIME).to_numpy()
 
 
-def _count_tied(events: pa.Table, user: NDArray[np.int64]) -> int:
-    """Events whose (user, order, tie columns) another event shares; they are neighbours."""
+def _differs(values: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Which of N values are not the one before them, bool [N]; the first is not."""
+    new = np.ones(len(values), np.bool_)
+    np.not_equal(values[1:], values[:-1], out=new[1:])
+    return new
+
+
+def repeats_place(events: pa.Table, user: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Which events have the user, the order and the tie columns of the one before them, bool [N]."""
     same = user[1:] == user[:-1]
     for name in events.column_names:
         if name == "__order" or name.startswith("__tie."):
@@ -258,10 +318,39 @@ def _count_tied(events: pa.Table, user: NDArray[np.int64]) -> int:
             equal = pc.equal(column[1:], column[:-1])
             both_null = pc.and_(pc.is_null(column[1:]), pc.is_null(column[:-1]))
             same &= pc.fill_null(equal, both_null).to_numpy(zero_copy_only=False)
-    return int((np.append(same, False) | np.append(False, same)).sum())
+    return np.append(False, same)
 
 
-def find_copies(events: pa.Table, user: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _shared(tied: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which events share their place with a neighbour, bool [N], from `repeats_place`."""
+    return tied | np.append(tied[1:], False)
+
+
+def by_item(events: pa.Table, tied: NDArray[np.bool_]) -> pa.Table:
+    """The events with those that share their place ordered by their item_row (its hash's); equal ones stay as they are.
+
+    Args:
+        events: sorted but for that.
+        tied: bool [N] of `repeats_place`.
+    """
+    shared = _shared(tied)
+    places = np.flatnonzero(shared)
+    run = np.cumsum(~tied[places])
+    moved = places[np.lexsort((events["item_row"].to_numpy()[places], run))]
+    if np.array_equal(moved, places):
+        return events
+    mask, rows = pa.array(shared), pa.array(moved)
+    own = [
+        name for name in events.column_names if name not in ("user_row", "__order") and not name.startswith("__tie.")
+    ]
+    for name in own:
+        column = events[name].combine_chunks()
+        replaced = pc.replace_with_mask(column, mask, column.take(rows))
+        events = events.set_column(events.column_names.index(name), name, replaced)
+    return events
+
+
+def find_copies(events: pa.Table, user: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Which events repeat an earlier one, bool [N].
 
     A copy has the same user, item and time (the same order, where the time is unknown).
@@ -272,7 +361,7 @@ def find_copies(events: pa.Table, user: NDArray[np.int64]) -> NDArray[np.bool_]:
     unknown = time == NO_TIME
     key = np.where(unknown, order, time)
     with np.errstate(over="ignore"):
-        mixed = (user * 2_654_435_761 + item) * -7_046_029_254_386_353_131 + key
+        mixed = (user.astype(np.int64) * 2_654_435_761 + item) * -7_046_029_254_386_353_131 + key
         mixed = (mixed ^ (mixed >> 29)) * -4_658_895_280_553_007_687 + unknown
     ordered = np.sort(mixed)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
@@ -291,13 +380,15 @@ def find_copies(events: pa.Table, user: NDArray[np.int64]) -> NDArray[np.bool_]:
     return copies
 
 
-def find_neighbours(events: pa.Table, user: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """`find_copies` where they stand together: the order is the only clock, and nothing but the item breaks ties."""
-    copies = np.zeros(len(user), np.bool_)
-    if len(user) > 1:
-        columns = (user, _as_int64(events["__order"]), events["item_row"].to_numpy())
-        copies[1:] = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
-    return copies
+def find_neighbours(events: pa.Table, tied: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """`find_copies` where they stand together: the order is the only clock, and nothing but the item breaks ties.
+
+    Args:
+        events: sorted.
+        tied: bool [N] of `repeats_place`.
+    """
+    item = events["item_row"].to_numpy()
+    return tied & np.append(False, item[1:] == item[:-1])
 
 
 def _as_int64(column: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -305,4 +396,4 @@ def _as_int64(column: pa.ChunkedArray) -> NDArray[np.int64]:
     values = column.to_numpy()
     if values.dtype == np.float64:
         return (values + 0.0).view(np.int64)
-    return values.astype(np.int64)
+    return values.astype(np.int64, copy=False)

@@ -132,6 +132,7 @@ def test_impressions_equal_the_definition(tmp_path, monkeypatch, kind, seed, dup
     rng = np.random.default_rng(seed)
     log = random_log(rng)
     monkeypatch.setattr("recgpt.data.prepare.BATCH_ROWS", 150)
+    monkeypatch.setattr("recgpt.data.sequences.ROW_GROUP", 150)
     changes = {
         "order": "o",
         "outcomes": OUTCOME,

@@ -13,11 +13,11 @@ import pytest
 from recgpt.data import sequences
 from recgpt.data.engine import Engine
 from recgpt.data.events import NO_TIME
-from recgpt.data.hashing import hash_id
-from recgpt.data.prepare import data_config, prepare
+from recgpt.data.hashing import hash_id, hash_ids
+from recgpt.data.prepare import Preparation, data_config, prepare
 from recgpt.data.prepared import Prepared
 from recgpt.data.schema import DataConfig
-from recgpt.data.sequences import SequenceWriter, find_copies, find_neighbours
+from recgpt.data.sequences import SequenceWriter, by_item, find_copies, find_neighbours, repeats_place
 from recgpt.errors import ConfigError, RecGPTError
 from tests.recgpt.data.logfiles import (
     config,
@@ -212,21 +212,37 @@ def test_where_the_order_is_the_clock_copies_stand_together(seed):
     place = np.lexsort([item, order, user])
     user, order, item = user[place], order[place], item[place]
     table = pa.table({"item_row": item, "__order": order, "time": pa.array(order)})
-    found = find_neighbours(table, user)
+    found = find_neighbours(table, repeats_place(table, user))
     assert found.any()
     assert found.tolist() == find_copies(table, user).tolist()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_events_of_one_place_are_put_in_the_order_of_their_items(seed):
+    rng = np.random.default_rng(seed)
+    n = 400
+    user, order, tie, item = (np.sort(rng.integers(0, 9, n)), *(rng.integers(0, k, n) for k in (8, 2, 6)))
+    place = np.lexsort([tie, order, user])  # as the engine sorts: equal places in the files' order
+    known = rng.random(n) < 0.7
+    columns = {"user_row": user, "__order": order, "__tie.0": pa.array(tie, mask=tie == 0), "item_row": item}
+    columns |= {"o.seen": pa.array(np.arange(n, dtype=np.float32), mask=~known), "__target": known}
+    table = pa.table(columns).take(place)
+    done = by_item(table, repeats_place(table, user[place]))
+    expected = pa.table(columns).take(np.lexsort([item, tie, order, user]))  # lexsort is stable
+    assert done.equals(expected)
+    assert not done.equals(table)
+
+
 def sorted_stream(end):
     """Two users' events, then whatever `end` does."""
-    yield pa.RecordBatch.from_pydict({"user_row": [0, 0, 1], "item_row": [0, 0, 0], "__order": [1, 2, 3]})
-    yield pa.RecordBatch.from_pydict({"user_row": [2], "item_row": [0], "__order": [1]})
+    yield pa.RecordBatch.from_pydict({"user_key": [0, 0, 1], "item_row": [0, 0, 0], "__order": [1, 2, 3]})
+    yield pa.RecordBatch.from_pydict({"user_key": [2], "item_row": [0], "__order": [1]})
     end()
 
 
 def small_writer(folder):
     section = DataConfig(events=["log.parquet"], user="u", item="i", order="t")
-    return SequenceWriter(section, np.zeros(1, np.int64), folder)
+    return SequenceWriter(section, 1, folder)
 
 
 def test_an_error_in_the_stream_is_told_and_ends_the_threads(tmp_path):
@@ -241,6 +257,7 @@ def test_an_error_in_the_stream_is_told_and_ends_the_threads(tmp_path):
 
 def test_an_error_in_the_counting_is_told_and_ends_the_threads(tmp_path, monkeypatch):
     broken_off, before = threading.Event(), threading.active_count()
+    monkeypatch.setattr(sequences, "ROW_GROUP", 1)
     writer = small_writer(tmp_path / "events")
     monkeypatch.setattr(writer, "_count_users", None)
     with pytest.raises(TypeError, match="not callable") as error:
@@ -273,7 +290,8 @@ def test_ctrl_c_that_the_engine_took_for_itself_is_ctrl_c(tmp_path, monkeypatch)
     assert not [each for each in tmp_path.iterdir() if each.is_dir()]
 
 
-def test_an_interrupted_writer_breaks_off_the_query(tmp_path):
+def test_an_interrupted_writer_breaks_off_the_query(tmp_path, monkeypatch):
+    monkeypatch.setattr(sequences, "ROW_GROUP", 1)
     broken_off = threading.Event()
 
     def interrupted(rows):
@@ -382,15 +400,44 @@ def test_users_with_one_event_are_kept_and_told(tmp_path):
     assert "1 users have one event: nothing to predict from" in prepared.summary["warnings"]
 
 
-def test_users_lie_in_hash_buckets(tmp_path):
-    users = list(range(500))
-    path = write_parquet(tmp_path / "log.parquet", {"u": users, "i": users, "t": users})
+def test_users_of_text_ids_lie_in_hash_buckets(tmp_path):
+    users = [f"u{i}" for i in range(500)]
+    path = write_parquet(tmp_path / "log.parquet", {"u": users, "i": range(500), "t": range(500)})
     prepared = run(tmp_path, path)
     key = [
         (h >> 56 & 0xFF, u) for h, u in zip(prepared.users.hash.tolist(), prepared.user_ids(range(500)), strict=True)
     ]
     assert key == sorted(key)
     assert np.array_equal(prepared.users.offset, np.arange(500))
+
+
+@pytest.mark.parametrize("least", [0, 7, -(2**62), 2**63 - 1 - 499])
+def test_users_of_integer_ids_are_mixed(tmp_path, least):
+    users = [least + i for i in range(500)]
+    path = write_parquet(tmp_path / "log.parquet", {"u": users, "i": range(500), "t": range(500)})
+    prepared = run(tmp_path, path)
+    ids = prepared.user_ids(range(500))
+    assert sorted(ids) == users
+    assert prepared.users.hash.tolist() == hash_ids(ids).tolist()
+    assert [prepared.events(row, row + 1).time[0] // 10**6 + least for row in range(500)] == ids
+    tenths = np.array([[user - least for user in ids[k : k + 50]] for k in range(0, 500, 50)])
+    assert (np.abs(tenths.mean(1) - 249.5) < 60).all()  # 20 is one standard error of fifty drawn ones
+
+
+@pytest.mark.parametrize(("users", "joined"), [([0, 2**31 - 1], False), ([0, 2**31], True), ([5], False)])
+def test_users_of_far_ids_are_numbered_by_a_join(tmp_path, monkeypatch, users, joined):
+    names = []
+    whole = Preparation._numbered
+    monkeypatch.setattr(
+        Preparation, "_numbered", lambda self, events, key, *rest: names.append(key) or whole(self, events, key, *rest)
+    )
+    path = write_parquet(
+        tmp_path / "log.parquet", {"u": [*users, *users], "i": [1] * 2 * len(users), "t": [3] * 2 * len(users)}
+    )
+    prepared = run(tmp_path, path)
+    assert sorted(prepared.user_ids(range(len(users)))) == users
+    assert prepared.users.n_events.tolist() == [2] * len(users)
+    assert ("__user" in names) == joined
 
 
 def test_parts_and_batches_are_cut_at_users(tmp_path, monkeypatch):
@@ -403,6 +450,7 @@ def test_parts_and_batches_are_cut_at_users(tmp_path, monkeypatch):
     path = write_parquet(tmp_path / "log.parquet", columns)
     whole = run(tmp_path, path)
     monkeypatch.setattr(sequences, "EVENTS_PER_PART", 600)
+    monkeypatch.setattr(sequences, "ROW_GROUP", 150)
     monkeypatch.setattr("recgpt.data.prepare.BATCH_ROWS", 100)
     cut = prepare(config(path), tmp_path / "cut", progress=False)
     parts = sorted((cut.folder / "events").iterdir())

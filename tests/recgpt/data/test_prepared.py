@@ -72,8 +72,11 @@ def test_events_equal_the_log(log):
 def test_any_run_is_a_slice_of_the_whole(log, monkeypatch):
     prepared, _ = log
     whole = prepared.events(0, 3_000).columns()
+    written = {name: v for name, v in whole.items() if name != "item"}
+    written["item_row"] = prepared.item_rows(0, 3_000).astype(np.int32)
     columns = {
-        name: pa.chunked_array([pa.array(v[:7]), pa.array(v[7:1000]), pa.array(v[1000:])]) for name, v in whole.items()
+        name: pa.chunked_array([pa.array(v[:7]), pa.array(v[7:1000]), pa.array(v[1000:])])
+        for name, v in written.items()
     }
     monkeypatch.setattr(prepared, "_columns", {n: module._column_reader(n, c) for n, c in columns.items()})
     rng = np.random.default_rng(0)
@@ -89,6 +92,9 @@ def test_any_run_is_a_slice_of_the_whole(log, monkeypatch):
         for name, values in whole.items():
             np.testing.assert_array_equal(part[name], values[start:stop])
             assert part[name].dtype == values.dtype
+        rows = prepared.item_rows(int(start), int(stop))
+        assert rows.dtype == np.int64
+        np.testing.assert_array_equal(prepared.items.hash[rows], part["item"])
 
 
 def test_nothing_is_written_elsewhere_and_two_processes_may_open_at_once(log):

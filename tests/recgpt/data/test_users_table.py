@@ -159,6 +159,6 @@ def test_an_older_format_is_refused_and_prepared_again(tmp_path, log):
     prepared = run(tmp_path, log)
     path = prepared.folder / "summary.json"
     path.write_text(json.dumps(prepared.summary | {"format": 2}))
-    with pytest.raises(ConfigError, match="prepared in format 2, this version reads 3; run prepare again"):
+    with pytest.raises(ConfigError, match="prepared in format 2, this version reads 4; run prepare again"):
         Prepared.open(prepared.folder)
-    assert prepare(config(log), prepared.folder, progress=False).summary["format"] == 3
+    assert prepare(config(log), prepared.folder, progress=False).summary["format"] == 4
