@@ -316,7 +316,7 @@ def test_ranks_do_not_depend_on_the_number_of_cores(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     monkeypatch.setattr("recgpt.evaluation.RANKED_BLOCK", rows)
-    monkeypatch.setattr("recgpt.api.BLOCK_TOKENS", 40)
+    monkeypatch.setattr("recgpt.api.BLOCK_POSITIONS", 40)
     trained = TrainedRun.open(run)
     weight = torch.nn.Parameter(torch.ones(()))
 
