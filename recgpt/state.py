@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +27,7 @@ from recgpt.data.items import ItemTable
 from recgpt.data.window import LikeWindows
 from recgpt.errors import ConfigError, RecGPTError
 from recgpt.model import EventModel
+from recgpt.nn.linear import few_sizes
 from recgpt.nn.transformer import KeyValue
 
 
@@ -270,7 +272,8 @@ class StateBuilder:
     ) -> tuple[list[Events], Tensor, Tensor, Tensor]:
         """Windows, hidden vectors [B, D] and [B, T, D] and queries [B, D] of whole histories in one padded pass."""
         windows, batch = self._batch(histories, shape)
-        first, hidden, last = self.model.read(batch)
+        with nullcontext() if shape is None else few_sizes():
+            first, hidden, last = self.model.read(batch)
         return windows, first.cpu(), hidden.cpu(), self.model.queries(last).cpu()
 
     def _batch(self, histories: Sequence[Events], shape: LikeWindows | None) -> tuple[list[Events], EventBatch]:
@@ -289,7 +292,8 @@ class StateBuilder:
     ) -> Tensor:
         """The embeddings of `build_many` alone, [B, D], or those towards the outcomes `wanted` (name -> value)."""
         windows, batch = self._batch(histories, shape)
-        newest = self.model.newest(batch)[: len(windows)]
+        with nullcontext() if shape is None else few_sizes():
+            newest = self.model.newest(batch)[: len(windows)]
         asked = {
             name: torch.full((len(newest),), value, device=newest.device) for name, value in (wanted or {}).items()
         }

@@ -4,26 +4,40 @@ N rows, I inputs, O outputs.
 
 On CPU torch hands float32 products to MKL, which does not use what is widest in processors of other makers than
 Intel. oneDNN, which torch brings too, does: on an AMD EPYC with AVX512 it multiplies 2.4 times as many numbers a
-second, in float32 all the same. So where nothing is differentiated, products of many rows go there; they differ from
-MKL's by the rounding of sums alone. bfloat16 products are oneDNN's anyway. This is for layers whose rows are positions
-of padded windows, which come in few sizes; numbers of distinct items, say, come in any.
+second, in float32 all the same, and may go on to a SiLU or a product with other numbers before it writes the result.
+But it compiles code for each size that it meets, .8 ms, and keeps it (some .3 MiB). So it is for passes whose sizes are
+few (`few_sizes`) and where nothing is differentiated; its results differ from MKL's by the rounding of sums.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 _ROWS = 1024
-"""From so many rows on it pays: oneDNN compiles code for each size that it meets, .8 ms, and keeps it."""
+"""With fewer rows what is compiled does not pay."""
+_few: ContextVar[bool] = ContextVar("few_sizes", default=False)
+
+
+@contextmanager
+def few_sizes() -> Iterator[None]:
+    """In this thread and block, layers meet few numbers of rows, again and again: oneDNN may compile code for each."""
+    before = _few.set(True)
+    try:
+        yield
+    finally:
+        _few.reset(before)
 
 
 def _onednn(x: Tensor) -> torch.dtype | None:
     """The type that oneDNN's products of x [..., I] (and what may follow them) are called in, or None: torch's own."""
-    if torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() < _ROWS * x.shape[-1]:
+    if not _few.get() or torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() < _ROWS * x.shape[-1]:
         return None
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     return dtype if dtype in _types() else None

@@ -12,6 +12,7 @@ from recgpt.data.events import NO_TIME, Events
 from recgpt.data.hashing import hash_ids
 from recgpt.data.window import WindowConfig
 from recgpt.errors import ConfigError, RecGPTError
+from recgpt.nn import linear
 from recgpt.nn.blocks import BLOCKS
 from recgpt.state import UserState, chain_hash, newest_distinct
 from tests.recgpt.builders import columns, cut, recgpt
@@ -175,13 +176,16 @@ def test_padded_path_agrees_with_chunk_path() -> None:
 
 
 @pytest.mark.parametrize("block", sorted(BLOCKS))
-def test_padded_path_of_many_users_agrees_with_chunk_path(block: str) -> None:
-    """So many positions in a pass that float32 products are oneDNN's."""
-    model = recgpt(block=block)
+def test_padded_path_of_many_users_agrees_with_chunk_path(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many positions in a pass that float32 products are oneDNN's, if torch has it."""
+    model, types = recgpt(block=block), []
+    chosen = linear._onednn
+    monkeypatch.setattr(linear, "_onednn", lambda x: types.append(chosen(x)) or types[-1])
     logs = [columns(8 + n % 9, seed=n) for n in range(90)]
     expected = torch.stack([model.encode(log).embedding for log in logs])
     many = model.embed_users([model.events(log) for log in logs])
     torch.testing.assert_close(many, expected, atol=1e-5, rtol=0)
+    assert (torch.float32 in types) == bool(linear._types())
 
 
 def test_encode_many_keeps_the_order_of_users() -> None:
