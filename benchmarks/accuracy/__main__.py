@@ -41,12 +41,13 @@ def measure(row: Row, seed: int, threads: int, runs: Path) -> Result:
         if not (folder / "eval" / f"{part}.json").is_file():
             evaluate(folder, part)  # type: ignore[arg-type]
     test: dict[str, Any] = saved_result(folder, "test")
+    table = saved_table(folder, users_file(folder, "test"), "test").sort_by("user")  # however a log orders its users
     return Result(
         seed=seed,
         test=_rounded(test["model"]),
         baselines={name: _rounded(test[name]) for name in RECOMMENDERS},
         valid=_rounded(saved_result(folder, "valid")["model"]),
-        ranks=digits(saved_table(folder, users_file(folder, "test"), "test")["model"].to_numpy()),
+        ranks=digits(table["model"].to_numpy()),
         minutes=round(told["seconds"] / 60, 1),
         threads=threads,
         targets=told["targets"],

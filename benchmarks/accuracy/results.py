@@ -29,7 +29,7 @@ class Result:
         test: the model's metrics on the test part.
         baselines: the same of the counting models.
         valid: the model's metrics on the validation part.
-        ranks: one digit a user in the order of the log: the target's rank up to 10 (`a`), 0 = below.
+        ranks: one digit a user in the order of their hashes: the target's rank up to 10 (`a`), 0 = below.
         minutes: of training, validations left out.
         threads: cores.
         targets: targets learned from.

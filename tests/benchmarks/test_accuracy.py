@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -103,6 +104,8 @@ def test_a_measurement_reads_the_test_part_once_and_goes_on_where_it_stopped(tmp
     assert main([*words, "cold", "--seeds", "1"]) == 0
     [row, _] = load_config(Plan, path).rows
     [first], _ = read(results, row, 2)
+    saved = pq.read_table(runs / "cold-0" / "eval" / "test.users.parquet").sort_by("user")
+    assert first.ranks == digits(saved["model"].to_numpy())  # whatever order a log has its users in
     assert len(first.ranks) == 12
     assert first.test["ndcg@10"] == pytest.approx(ndcg_gain(first.rank(), 10).mean(), abs=1e-6)
     assert set(first.baselines) == {"popularity", "item_knn", "markov"}
