@@ -1,4 +1,4 @@
-"""Training events per second of a config beside RecTools' SASRec, in turn; peak memory; how near the machine's floor.
+"""Training events per second of a config beside peers' SASRec, in turn; peak memory; how near the machine's floor.
 
 An event counts when it is a target (padding and repeated context do not). Every measurement is a process of its own.
 """
@@ -18,7 +18,12 @@ import torch
 from benchmarks.process import printed
 from benchmarks.steps import WARM_UP, Steps, matrix_rate, peak, prepared_alone, targets
 
-PEER = Path(__file__).parent / "peers" / "rectools_sasrec.py"
+PEERS = {
+    "rectools": "rectools[torch]",
+    "replay": "replay-rec[torch]",
+    "pmixer": "torch, and the folder python of SASRec.pytorch on PYTHONPATH",
+}
+"""Peers, each a script `peers/NAME_sasrec.py`, and what its interpreter needs."""
 LENGTH = 200
 
 
@@ -40,7 +45,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_speed", description=__doc__)
     parser.add_argument("config", help="pretraining config, such as configs/pretrain/ml-1m.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="such as model.dim=64")
-    parser.add_argument("--peer", nargs=2, metavar=("PYTHON", "LOG"), help="interpreter with rectools[torch]; the log")
+    needs = ", ".join(f"{name} ({package})" for name, package in PEERS.items())
+    parser.add_argument("--log", type=Path, help="the config's log as a text file of user-item pairs, for the peers")
+    parser.add_argument(
+        "--peer",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "PYTHON"),
+        help=f"a peer and an interpreter that has what it needs: {needs}; may be given several times",
+    )
     parser.add_argument("--seconds", type=float, default=30, help="training time of one measurement")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -50,13 +64,15 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(ours(arguments.config, arguments.overrides, arguments.seconds)))
         return
-    limits = ["--seconds", str(arguments.seconds), "--threads", str(arguments.threads)]
-    module = ["benchmarks.training_speed", arguments.config, *arguments.overrides]
-    words = {"recgpt": [*module, "--one", *limits]}
-    if arguments.peer:
-        python, log = arguments.peer
-        shape = [str(each) for each in (arguments.seconds, arguments.threads, LENGTH, WARM_UP)]
-        words["rectools"] = [python, str(PEER), log, *shape]
+    if arguments.peer and arguments.log is None:
+        parser.error("--log: peers need the log as a text file")
+    limits = ["--seconds", arguments.seconds, "--threads", arguments.threads]
+    words = {"recgpt": ["benchmarks.training_speed", arguments.config, *arguments.overrides, "--one", *limits]}
+    for name, python in arguments.peer:
+        if name not in PEERS:
+            parser.error(f"--peer: {name!r}; known: {', '.join(PEERS)}")
+        script = Path(__file__).parent / "peers" / f"{name}_sasrec.py"
+        words[name] = [python, script, arguments.log.resolve(), arguments.seconds, arguments.threads, LENGTH, WARM_UP]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in words}
     for _ in range(arguments.repeats):
         for name in words:
@@ -65,10 +81,12 @@ def main() -> None:
     told: dict[str, Any] = {
         name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in found.items()
     }
-    if arguments.peer:
-        pairs = list(zip(found["recgpt"], found["rectools"], strict=True))
-        for key in ("events_per_second", "peak_mib"):
-            told[f"ratio_{key}"] = statistics.median(a[key] / b[key] for a, b in pairs)
+    for name, _ in arguments.peer:
+        pairs = list(zip(found["recgpt"], found[name], strict=True))
+        told[name] |= {
+            f"ratio_{key}": statistics.median(a[key] / b[key] for a, b in pairs)
+            for key in ("events_per_second", "peak_mib")
+        }
     print(json.dumps(told))
 
 
