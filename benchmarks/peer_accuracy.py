@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from benchmarks.process import printed
 from recgpt.data.prepared import Prepared
 from recgpt.errors import ConfigError, RecGPTError
 from recgpt.eval_files import Split, saved_table, users_file
@@ -98,10 +98,8 @@ def asked_peer(
 ) -> tuple[NDArray[np.int64], dict[str, Any]]:
     """Train the peer; `folder` then holds what it was given and its lists."""
     np.savez(folder / "events.npz", **told)
-    done = subprocess.run(
-        [python, str(PEER), str(folder), json.dumps(options)], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return np.load(folder / "lists.npy"), json.loads(done.stdout.splitlines()[-1])
+    training = printed([python, PEER, folder, json.dumps(options)])
+    return np.load(folder / "lists.npy"), training
 
 
 def evaluated(runs: list[Path]) -> list[pa.Table]:

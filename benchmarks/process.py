@@ -19,7 +19,10 @@ def printed(words: Sequence[object]) -> Any:
         words: the command; one that begins with a module's name (`benchmarks.NAME`) is run by this interpreter.
     """
     command = [str(word) for word in words]
-    if command[0].startswith("benchmarks."):
+    own = command[0].startswith("benchmarks.")
+    if own:
         command = [sys.executable, "-m", *command]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT if own else None)
+    if not done.stdout.strip():
+        raise RuntimeError(f"{' '.join(command)}: printed nothing")
     return json.loads(done.stdout.splitlines()[-1])

@@ -272,7 +272,7 @@ class StateBuilder:
     ) -> tuple[list[Events], Tensor, Tensor, Tensor]:
         """Windows, hidden vectors [B, D] and [B, T, D] and queries [B, D] of whole histories in one padded pass."""
         windows, batch = self._batch(histories, shape)
-        with nullcontext() if shape is None else few_sizes():
+        with few_sizes() if shape is not None and shape.full else nullcontext():
             first, hidden, last = self.model.read(batch)
         return windows, first.cpu(), hidden.cpu(), self.model.queries(last).cpu()
 
@@ -292,7 +292,7 @@ class StateBuilder:
     ) -> Tensor:
         """The embeddings of `build_many` alone, [B, D], or those towards the outcomes `wanted` (name -> value)."""
         windows, batch = self._batch(histories, shape)
-        with nullcontext() if shape is None else few_sizes():
+        with few_sizes() if shape is not None and shape.full else nullcontext():
             newest = self.model.newest(batch)[: len(windows)]
         asked = {
             name: torch.full((len(newest),), value, device=newest.device) for name, value in (wanted or {}).items()

@@ -37,8 +37,8 @@ class Columns:
         self.stats = stats
         self.table = source.table
         self.checks: list[Check] = []
-        self.ticks: ir.IntegerColumn | None = None
-        """The clock as the log has it, also out of range, where its unit is a whole number of microseconds."""
+        self.ticks: tuple[ir.IntegerColumn, int] | None = None
+        """The clock as the log has it, even out of range, and its unit in microseconds, if that is a whole number."""
 
     def reject(self, condition: ir.BooleanValue, reason: str, key: str, column: str, remedy: str) -> None:
         """Rows that meet the condition are rejected."""
@@ -156,6 +156,8 @@ class Columns:
         else:
             return text
         self.reject(text.notnull() & value.isnull(), "not sortable", key, name, "correct the text")
+        if value.type().is_floating():
+            self.reject(is_nan(value), "NaN", key, name, "number the events by integers")
         self._require_order(value, name, key, required)
         return value
 
@@ -232,9 +234,10 @@ class Columns:
         if unit == "ns":
             # `//` goes through doubles here; a multiple of 1000 divides nearly enough to round
             return ((ticks - ticks % 1000) / 1000).round().cast("int64")
+        scale = 10**6 // per_second
         if not (value.type().is_unsigned_integer() and value.type().nbytes == 8):
-            self.ticks = value.cast("int64")
-        return ticks * (10**6 // per_second)
+            self.ticks = value.cast("int64"), scale
+        return ticks * scale
 
 
 def is_nan(column: ir.FloatingColumn) -> ir.BooleanColumn:

@@ -3,8 +3,9 @@
     files -> types and checks (read.py) -> distinct ids, hashed -> side tables (side.py) -> join, sort
     -> one streaming pass (sequences.py) -> Prepared
 
-Passes over the log: count the reasons; distinct users (unless their ids are integers of a range below 2^31 and nothing
-else is known of them); distinct items; one per categorical context column; the sort.
+Passes over the log: count the reasons; the ranges of users and order (told by the file, where one Parquet file has
+events alone); distinct users (unless their ids are integers of a range below 2^31 and nothing else is known of them);
+distinct items; one per categorical context column; the sort.
 
 `rejects.parquet` has a line for every rejected row: `reason`, `field` (the config key), `value`, `file`, `row` and the
 row as `json`. `row` counts from 0 in the file, as the log's lines stand there, the header and blank lines left out.
@@ -35,7 +36,7 @@ from recgpt.data.items import ItemTable
 from recgpt.data.keys import Range, ScatteredIds, ShortNumbers
 from recgpt.data.prepared import FORMAT, REJECTS, Prepared, source_files, source_stamps
 from recgpt.data.read import TICKS, Log, read_log
-from recgpt.data.schema import UNITS_PER_SECOND, ColumnSplit, DataConfig, WhereSplit
+from recgpt.data.schema import ColumnSplit, DataConfig, WhereSplit
 from recgpt.data.sequences import USER_COLUMNS, SequenceWriter
 from recgpt.data.side import ItemSide, Side, read_items, read_users
 from recgpt.errors import ConfigError
@@ -164,7 +165,7 @@ class Preparation:
             accounts.refuse_bad_log()
             accounts.write_rejects(self.folder / REJECTS)
         kept = log.kept if accounts.n_rejected or accounts.n_filtered else log.typed
-        ranges = self._ranges(kept)
+        ranges = self._ranges(kept, log)
         users = self._users(kept, ranges)
         with self.stages.stage("distinct items") as told:
             ids, hashes = self._distinct(kept, "__item")
@@ -173,7 +174,7 @@ class Preparation:
             told(len(ids))
         profile, side = self._side_tables(users, ids)  # before the sort, so that a wrong column is told at once
         with self.stages.stage("sort and split") as told:
-            order, shortened = self._order(kept, ranges)
+            order, shortened = self._order(kept, log, ranges)
             place = _place(kept, len(log.source.files), longest)
             events, categories = self._sorted(kept.mutate(__order=order, __row=place), users, ids)
             writer = SequenceWriter(self.config, len(ids), self.folder / "events", categories, shortened)
@@ -200,9 +201,12 @@ class Preparation:
         self.stages.warn(summary["warnings"])
         return log
 
-    def _ranges(self, kept: ir.Table) -> dict[str, Range]:
-        """Of the events' users and clock or order, by column, where these are integers; a Parquet file knows them."""
-        named = ("__user", TICKS if TICKS in kept.columns else "__order")
+    def _ranges(self, kept: ir.Table, log: Log) -> dict[str, Range]:
+        """Of the events' users and order, by column, where these are integers.
+
+        Where all rows of one Parquet file are events, the file tells; else it is a pass.
+        """
+        named = ("__user", "__order" if log.tick is None else TICKS)
         integers = [name for name in named if kept[name].type().is_integer()]
         if not integers:
             return {}
@@ -244,12 +248,10 @@ class Preparation:
         ids = ids.take(pc.sort_indices(ids))
         return ids, hash_ids(ids)
 
-    def _order(self, kept: ir.Table, ranges: Mapping[str, Range]) -> tuple[ir.Column, ShortNumbers | None]:
+    def _order(self, kept: ir.Table, log: Log, ranges: Mapping[str, Range]) -> tuple[ir.Column, ShortNumbers | None]:
         """The order as it is sorted, and what it was shortened by."""
-        ticks = TICKS in kept.columns
-        scale = 10**6 // UNITS_PER_SECOND[self.config.time_unit] if ticks else 1
-        name = TICKS if ticks else "__order"
-        shortened = ShortNumbers.of(ranges.get(name), scale)
+        name = "__order" if log.tick is None else TICKS
+        shortened = ShortNumbers.of(ranges.get(name), log.tick or 1)
         return (kept["__order"], None) if shortened is None else (shortened.short(kept[name]), shortened)
 
     def _sorted(

@@ -33,14 +33,15 @@ class Log:
         source: the files.
         typed: the input's columns and, beside them, the events' columns, which start with `__`:
             why (null = kept, `FILTERED`, or an index of `checks`), user, item, order, time, tie.N,
-            o.NAME, c.NAME, target, part, impression; ticks, the clock as the log has it, where it is the order
-            and its unit a whole number of microseconds.
+            o.NAME, c.NAME, target, part, impression; ticks (with `tick`), the clock as the log has it.
         checks: what `__why` says.
+        tick: microseconds of the clock's unit, where the clock is the order and that is a whole number; else None.
     """
 
     source: Source
     typed: ir.Table
     checks: list[Check]
+    tick: int | None = None
 
     @property
     def kept(self) -> ir.Table:
@@ -117,6 +118,7 @@ class _Events(Columns):
     def log(self) -> Log:
         """Put all columns together."""
         config, table = self.config, self.table
+        tick: int | None = None
         columns: dict[str, Any] = {
             "__user": self.id(config.user, "data.user", required=True),
             "__item": self.id(config.item, "data.item", required=True),
@@ -129,7 +131,7 @@ class _Events(Columns):
         else:
             columns["__order"] = time
             if self.ticks is not None:
-                columns[TICKS] = self.ticks
+                columns[TICKS], tick = self.ticks
             self.reject(
                 columns["__order"].isnull(),
                 "null time",
@@ -152,7 +154,7 @@ class _Events(Columns):
         columns["__target"] = self.target(columns)
         columns["__part"] = self.part()
         columns["__impression"] = self.condition(IMPRESSION)
-        return Log(self.source, table.mutate(**columns, **{WHY: self.why()}), self.checks)
+        return Log(self.source, table.mutate(**columns, **{WHY: self.why()}), self.checks, tick)
 
     def why(self) -> ir.IntegerColumn:
         """Null for events, `FILTERED`, or the index of the first check that fails."""

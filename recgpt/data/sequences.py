@@ -107,16 +107,17 @@ class SequenceWriter:
             stop: breaks off the making of a batch, where this ends by an error.
         """
         self.folder.mkdir()
-        with (
-            ThreadPoolExecutor(1, "flush") as flusher,
-            closing(read_ahead(self._finished(read_ahead(batches, stop=stop)), stop=stop)) as whole,
-        ):
-            for events in whole:
-                self._write(events, flusher)
-                told(self.rows)
+        flusher = ThreadPoolExecutor(1, "flush")
+        try:
+            with closing(read_ahead(self._finished(read_ahead(batches, stop=stop)), stop=stop)) as whole:
+                for events in whole:
+                    self._write(events, flusher)
+                    told(self.rows)
             self._close(flusher)
-        for flushed in self._flushing:
-            flushed.result()
+            for flushed in self._flushing:
+                flushed.result()
+        finally:
+            flusher.shutdown(cancel_futures=True)
 
     @property
     def n_train_events(self) -> NDArray[np.int64]:
@@ -287,6 +288,9 @@ class SequenceWriter:
         """End a part; it goes to the disk while the next ones are made."""
         if self._writer is not None:
             self._writer.close()
+            for flushed in self._flushing:
+                if flushed.done():
+                    flushed.result()  # a full disk is told here
             self._flushing.append(flusher.submit(fsync_path, self._path()))
             self._parts += 1
 

@@ -65,11 +65,13 @@ class LikeWindows:
         rows: int64 [N], which users.
         width: events of a window, padding included.
         size: windows of the block, at least N; those beyond are empty.
+        full: whether it is of the size of all blocks of its width, as all but the last block are.
     """
 
     rows: NDArray[np.int64]
     width: int
     size: int
+    full: bool
 
 
 def like_windows(n_events: NDArray[np.int64], window: WindowConfig, positions: int) -> Iterator[LikeWindows]:
@@ -90,7 +92,8 @@ def like_windows(n_events: NDArray[np.int64], window: WindowConfig, positions: i
         tokens = min(_rounded(int(length[order[first]]) + 1, 8), window.length + 1)
         size = max(1, positions // tokens)
         rows = order[first : first + size]
-        yield LikeWindows(rows, tokens - 1, min(size, _rounded(len(rows), 1)))
+        padded = min(size, _rounded(len(rows), 1))
+        yield LikeWindows(rows, tokens - 1, padded, padded == size)
         first += size
 
 

@@ -5,7 +5,7 @@ N rows, I inputs, O outputs.
 On CPU torch hands float32 products to MKL, which does not use what is widest in processors of other makers than
 Intel. oneDNN, which torch brings too, does: on an AMD EPYC with AVX512 it multiplies 2.4 times as many numbers a
 second, in float32 all the same, and may go on to a SiLU or a product with other numbers before it writes the result.
-But it compiles code for each size that it meets, .8 ms, and keeps it (some .3 MiB). So it is for passes whose sizes are
+But it compiles code for each size that it meets, .8 ms, and keeps it (some .6 MiB). So it is for passes whose sizes are
 few (`few_sizes`) and where nothing is differentiated; its results differ from MKL's by the rounding of sums.
 """
 
@@ -38,6 +38,8 @@ def few_sizes() -> Iterator[None]:
 def _onednn(x: Tensor) -> torch.dtype | None:
     """The type that oneDNN's products of x [..., I] (and what may follow them) are called in, or None: torch's own."""
     if not _few.get() or torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() < _ROWS * x.shape[-1]:
+        return None
+    if not torch.backends.mkldnn.enabled:  # switched off by the caller
         return None
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     return dtype if dtype in _types() else None

@@ -180,6 +180,7 @@ def test_padded_path_of_many_users_agrees_with_chunk_path(block: str, monkeypatc
     """So many positions in a pass that float32 products are oneDNN's, if torch has it."""
     model, types = recgpt(block=block), []
     chosen = linear._onednn
+    monkeypatch.setattr("recgpt.api.BLOCK_POSITIONS", 1200)
     monkeypatch.setattr(linear, "_onednn", lambda x: types.append(chosen(x)) or types[-1])
     logs = [columns(8 + n % 9, seed=n) for n in range(90)]
     expected = torch.stack([model.encode(log).embedding for log in logs])

@@ -1,6 +1,8 @@
+import errno
 import json
 import os
 import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -633,3 +635,56 @@ def test_unit_conversion_is_exact(tmp_path):
     path = write_parquet(tmp_path / "log.parquet", {"u": [1, 1], "i": [2, 1], "t": ticks[::-1]})
     prepared = run(tmp_path, path, time_unit="ns")
     assert prepared.events(0, 2).time.tolist() == [int(Fraction(t, 1000)) for t in ticks]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"order": "o"}, {"time": "t", "time_unit": "ns"}, {"order": "o", "time": "t", "time_unit": "ns"}]
+)
+def test_a_column_of_the_log_may_have_any_name(tmp_path, changes):
+    """What is computed beside the log's columns is not looked for among them."""
+    columns = {"u": [1] * 3, "i": [10, 11, 12], "o": [1, 2, 3], "t": [10**18 + k * 10**9 for k in range(3)]}
+    kept = []
+    for name, more in (("plain", {}), ("odd", {"__ticks": [3, 2, 1], "__order": [3, 2, 1], "__key": [7, 7, 7]})):
+        path = write_parquet(tmp_path / f"{name}.parquet", columns | more)
+        prepared = prepare(config(path, **({"time": None} | changes)), tmp_path / name, progress=False)
+        kept.append((prepared.events(0, 3).item.tolist(), prepared.events(0, 3).time.tolist()))
+    assert kept[0] == kept[1]
+    assert kept[0][0] == [hash_id(i) for i in (10, 11, 12)]
+
+
+@pytest.mark.parametrize("key", ["order", "tie"])
+def test_nan_in_a_text_order_is_rejected(tmp_path, key):
+    rows = "".join(f"1,{i},{'nan' if i == 3 else i / 2},{i}\n" for i in range(200))
+    path = write_text(tmp_path / "log.csv", "u,i,o,t\n" + rows)
+    changes = {"order": "o"} if key == "order" else {"order": "t", "tie": ["o"]}
+    prepared = run(tmp_path, path, time=None, **changes)
+    assert [row[0] for row in rejects(prepared)] == ["NaN"]
+    assert prepared.n_events == 199
+
+
+def test_a_part_that_cannot_be_flushed_ends_prepare(tmp_path, monkeypatch):
+    def full(path):
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(sequences, "fsync_path", full)
+    before = threading.active_count()
+    path = write_parquet(tmp_path / "log.parquet", {"u": [1, 2], "i": [1, 2], "t": [1, 2]})
+    with pytest.raises(RecGPTError, match="no space left on the disk"):
+        run(tmp_path, path)
+    assert threading.active_count() == before
+
+
+def test_an_interrupted_writer_does_not_wait_for_all_flushes(tmp_path, monkeypatch):
+    monkeypatch.setattr(sequences, "ROW_GROUP", 1)
+    monkeypatch.setattr(sequences, "EVENTS_PER_PART", 1)
+    flushed = []
+    monkeypatch.setattr(sequences, "fsync_path", lambda path: time.sleep(0.2) or flushed.append(path))
+
+    def interrupted(rows):
+        if rows == 20:
+            raise KeyboardInterrupt
+
+    stream = (pa.RecordBatch.from_pydict({"user_key": [k], "item_row": [0], "__order": [1]}) for k in range(40))
+    with pytest.raises(KeyboardInterrupt):
+        small_writer(tmp_path / "events").write_all(stream, interrupted)
+    assert len(flushed) < 5

@@ -31,13 +31,27 @@ def test_blocks_have_few_shapes_and_little_padding() -> None:
     assert sum(block.size * (block.width + 1) for block in blocks) < 1.06 * (length + 1).sum()
 
 
+@pytest.mark.parametrize("length", [128, 200, 256])
+def test_full_blocks_of_many_calls_have_few_numbers_of_positions(length: int) -> None:
+    """For each of them code is compiled and kept."""
+    rng, window = np.random.default_rng(0), WindowConfig(length=length, stride=length // 2, chunk=length // 8)
+    blocks = [
+        block
+        for _ in range(300)
+        for block in like_windows(rng.integers(0, 700, rng.integers(1, 600)), window, 4800)
+        if block.full
+    ]
+    assert len(blocks) > 1500
+    assert len({block.size * (block.width + 1) for block in blocks}) <= 8
+
+
 def test_sizes_by_hand() -> None:
     """Windows of 30, 13, 0 and 9 events: 31 positions become 32, of which 96 hold 3 windows; then 1 becomes 8."""
     first, last = like_windows(np.array([30, 13, 0, 9]), WINDOW, 96)
     assert first.rows.tolist() == [0, 1, 3]
-    assert (first.width, first.size) == (31, 3)
+    assert (first.width, first.size, first.full) == (31, 3, True)
     assert last.rows.tolist() == [2]
-    assert (last.width, last.size) == (7, 1)
+    assert (last.width, last.size, last.full) == (7, 1, False)
 
 
 @pytest.mark.parametrize(("events", "width"), [(0, 7), (7, 7), (8, 15), (127, 127), (128, 143), (191, 191), (200, 200)])
