@@ -31,6 +31,7 @@ from recgpt.eval_files import (
     users_file,
 )
 from recgpt.metrics import MISS, RetrievalMetrics, ndcg_gain, paired_interval, recall_gain, target_ranks, top_k
+from recgpt.nn.linear import few_sizes, linear
 from recgpt.parallel import on_each_core
 from recgpt.progress import progress_bar
 from recgpt.ranker import is_ranker
@@ -42,7 +43,7 @@ from recgpt.runs import TrainedRun, user_blocks
 KS = (10, 50)
 SCORES_BYTES = 128 << 20  # of the score matrices that all cores hold
 MAX_BLOCK = 2048
-RANKED_BLOCK = 512  # users that a core scores and ranks at a time
+RANKED_BLOCK = 1024  # users that a core scores and ranks at a time
 
 
 @dataclass(frozen=True)
@@ -185,10 +186,12 @@ def model_scorer(model: RecGPT, dtype: torch.dtype = torch.float32, want: Mappin
         dtype: of the products that make queries.
         want: outcomes that the items are asked for; see `recgpt.runs.asked`.
     """
-    catalogue = model.catalogue.T
+    catalogue = model.catalogue
 
     def score(block: Block) -> NDArray[np.float32]:
-        return (model.embed_users(block.histories, dtype, want) @ catalogue).numpy()
+        queries = model.embed_users(block.histories, dtype, want)
+        with few_sizes():  # all blocks but the last are of one
+            return linear(queries, catalogue).numpy()
 
     return score
 
