@@ -272,6 +272,7 @@ def test_validation_asks_for_what_makes_a_target(tmp_path: Path) -> None:
     asked = made.evaluate()
     rankings, _ = rank_users(made.prepared, "valid", {"model": model_scorer(made.recgpt())}, (10,))
     unasked = rankings["model"].metrics.result()
+    assert asked["recall@10"] > 0.5 > unasked["recall@10"]  # a third by chance, two thirds among the liked
     assert asked["ndcg@10"] > 1.3 * unasked["ndcg@10"]  # with half as many items to choose from
     made.target = {}
     assert made.evaluate() == unasked
